@@ -1,0 +1,110 @@
+//! What the engine asks of a model: one forward pass over the rows of many sequences.
+
+use std::ops::Range;
+
+/// Index of a block in the KV cache.
+pub type BlockId = u32;
+
+/// The work of one step: the rows of all sequences one after another, nothing padded.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// `[rows]` token ids.
+    pub token_ids: Vec<u32>,
+    /// `[rows]` position of each row within its sequence.
+    pub positions: Vec<u32>,
+    /// The sequences, in the order of their rows.
+    pub sequences: Vec<SequenceRows>,
+}
+
+/// One sequence's share of a [`Batch`].
+#[derive(Clone, Debug)]
+pub struct SequenceRows {
+    /// Its rows: several in prefill, one in decode.
+    pub rows: Range<usize>,
+    /// Its block table. Covers positions `0..context_len`; position `p` lives in `blocks[p / block_size]`, slot `p % block_size`.
+    pub blocks: Vec<BlockId>,
+    /// Tokens in the cache once this step has written its rows.
+    pub context_len: usize,
+    /// What the engine wants to know of it.
+    pub output: Wanted,
+}
+
+/// What the engine wants of a sequence after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing: a chunk of a prompt that goes on in a later step.
+    Nothing,
+    /// The logits of its last row.
+    LastLogits,
+    /// The sum over its rows of the last hidden states (after the final norm): embeddings by mean pooling.
+    HiddenSum,
+}
+
+/// What a step produced, in the order of [`Batch::sequences`].
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    /// For each sequence that wanted [`Wanted::LastLogits`]: `vocabulary_size` f32 logits, one after another.
+    pub logits: Vec<f32>,
+    /// For each sequence that wanted [`Wanted::HiddenSum`]: `hidden_size` f32 values, one after another.
+    pub hidden_sums: Vec<f32>,
+}
+
+/// What a model says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelInfo {
+    /// `architectures[0]` of its config.json.
+    pub architecture: String,
+    /// The type of its weights in memory: `f32`, `bf16` or `f16`.
+    pub dtype: String,
+    /// Where it runs: `cpu` or `cuda:N`.
+    pub device: String,
+    /// Logits per position.
+    pub vocabulary_size: usize,
+    /// Longest sequence that its positions allow.
+    pub context_length: usize,
+    /// Width of a hidden state.
+    pub hidden_size: usize,
+    /// Ids that end a generation (generation_config.json, else config.json).
+    pub end_token_ids: Vec<u32>,
+    /// Defaults of generation_config.json for fields that a request leaves unset.
+    pub default_temperature: Option<f32>,
+    /// As above.
+    pub default_top_p: Option<f32>,
+    /// As above.
+    pub default_top_k: Option<u32>,
+    /// As above.
+    pub default_repetition_penalty: Option<f32>,
+    /// SHA-256 of the folder's tokenizer.json in lower-case hex; empty if it has none.
+    pub tokenizer_fingerprint: String,
+    /// Weights, counted.
+    pub parameters: u64,
+    /// Bytes that one token takes in the KV cache, all layers, keys and values.
+    pub kv_bytes_per_token: usize,
+}
+
+/// A model, owned by the engine's thread.
+pub trait Model {
+    /// What it is.
+    fn info(&self) -> &ModelInfo;
+    /// Makes room for `blocks` blocks of `block_size` tokens. Called once, before the first step.
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError>;
+    /// Writes keys and values of the rows into the cache, and computes what each sequence wants.
+    ///
+    /// # Errors
+    /// The backend failed; the cache content of the batch's sequences is then unknown.
+    fn forward(&mut self, batch: &Batch) -> Result<StepOutput, ModelError>;
+}
+
+/// What can be wrong with a model. (The torch model's loader brings its own error with file, tensor and shapes.)
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The folder cannot be served.
+    #[error("{0}")]
+    Load(String),
+    /// The backend failed in a step.
+    #[error("the model failed in a step: {0}")]
+    Step(String),
+}
