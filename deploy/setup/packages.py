@@ -1,0 +1,48 @@
+"""Gets packages from PyPI with pip, each pinned by version and by SHA-256 in a file of `pins/`."""
+
+import sys
+import venv
+from pathlib import Path
+
+from command import run
+
+PINS = Path(__file__).parent / "pins"
+HINT = (
+    "A hash that does not match means that the download is damaged or not the file that was pinned; anything else is"
+    " most likely the network or the disk. pip keeps whole downloads, so trying again continues."
+)
+# Platforms and Python for which the pins were made. Wheels that are only unpacked suit any Python here.
+WHEEL_PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64"]
+
+
+def download(pins: Path, scratch: Path) -> list[Path]:
+    """Downloads the pinned wheels into a scratch folder, without what they depend on."""
+    folder = scratch / "wheels"
+    platforms = [word for name in [*WHEEL_PLATFORMS, "any"] for word in ("--platform", name)]
+    command = [
+        *pip("download"),
+        *["--no-deps", "--require-hashes", "--only-binary=:all:"],
+        *["--python-version", "3.11", "--implementation", "cp", *platforms],
+        *["--dest", folder, "--requirement", pins],
+    ]
+    run(command, scratch, HINT)
+    return sorted(folder.glob("*.whl"))
+
+
+def make_environment(pins: Path, place: Path, scratch: Path) -> None:
+    """Makes a virtual environment with exactly the pinned packages.
+
+    It is moved after it was made, so its programs are started as `bin/python -m NAME`.
+    """
+    venv.create(place, symlinks=True, with_pip=False)
+    command = [
+        *pip("--python", place / "bin" / "python", "install"),
+        *["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-warn-script-location"],
+        *["--requirement", pins],
+    ]
+    run(command, scratch, HINT)
+
+
+def pip(*words: str | Path) -> list[str | Path]:
+    """A pip command that asks nothing and does not speak of its own version."""
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
