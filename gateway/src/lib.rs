@@ -1,1 +1,63 @@
-//! Under construction.
+//! The gateway: Weft's front door. Text in, text out; it alone knows tokenizer, inference and safety filter.
+//!
+//! Map: `config`, `error` (one enum, one code for each), `inbound` (THE inbound stack), `grpc` (the public API, and the
+//! rules of its fields), `request` and `answer` (the same in our own words), `pipeline` (a request's story, stage by
+//! stage), `outbound` (THE outbound stack, and a client for each service), `models` (what is served, and whether the
+//! services fit together), `readiness` (whether they are there), `metrics`.
+//!
+//! Rules: generated types stop at `grpc` and `outbound`; nothing reaches a caller that the safety filter has not cleared,
+//! and a filter that cannot be asked is `UNAVAILABLE`; a refusal by the filter is an answer; dropping a caller's stream
+//! drops everything behind it; what bounds something stands in the configuration.
+
+mod answer;
+mod config;
+mod error;
+mod grpc;
+mod inbound;
+mod metrics;
+mod models;
+mod outbound;
+mod pipeline;
+mod readiness;
+mod request;
+
+pub use config::Config;
+pub use outbound::Targets;
+
+use weft_proto::gateway::v1::gateway_service_server::GatewayServiceServer;
+use weft_runtime::{BoxError, Context, Services};
+
+use crate::{grpc::Gateway, metrics::Metrics, models::Models, outbound::Outbound, pipeline::Pipeline};
+
+/// Starts the gateway in front of the services that its configuration names.
+///
+/// # Errors
+/// An address or a certificate that is not usable. A service that is not there is no error: the gateway is not ready
+/// until it is.
+pub async fn start(config: Config, context: Context) -> Result<Services, BoxError> {
+    let targets = Targets {
+        tokenizer: config.tokenizer.target(),
+        inference: config.inference.target(),
+        safety: config.safety.target(),
+    };
+    start_with(config, context, targets).await
+}
+
+/// Starts the gateway in front of these services, wherever the configuration says that they are: the whole mesh in one
+/// process.
+///
+/// # Errors
+/// As [`start`].
+#[expect(clippy::unused_async, reason = "what starts a process may wait, and `start` is given to one")]
+pub async fn start_with(config: Config, context: Context, targets: Targets) -> Result<Services, BoxError> {
+    let metrics = Metrics::new(&context.metrics);
+    let outbound = Outbound::new(&config, &context, targets, &metrics)?;
+    let models = Models::new(outbound.clone());
+    readiness::watch(&config, &context, &outbound, &models);
+    let stack = inbound::stack(&config, &metrics);
+    let pipeline = Pipeline::new(&config, outbound, models.clone(), metrics);
+    let gateway = Gateway::new(pipeline, models, config.limits);
+    // The process bounds messages itself, by `server.max_message_bytes`.
+    let service = GatewayServiceServer::new(gateway).max_decoding_message_size(usize::MAX);
+    Ok(Services::new().add(service).layer(stack))
+}

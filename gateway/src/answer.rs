@@ -1,0 +1,76 @@
+//! What a caller is answered: the words that the stages of the pipeline share.
+
+use std::collections::BTreeMap;
+
+/// How many findings of the safety filter there were, by category.
+pub(crate) type Findings = BTreeMap<String, u32>;
+
+/// The generation began.
+#[derive(Clone, Debug)]
+pub(crate) struct Started {
+    pub(crate) request_id: String,
+    pub(crate) model: String,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) seed: u64,
+}
+
+/// What a caller sees after [`Started`].
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// Text that was checked and is final.
+    Delta {
+        text: String,
+        /// The tokens whose text became final with it, if log-probabilities were asked for.
+        tokens: Vec<Token>,
+    },
+    /// The end; nothing follows.
+    Finished(Finished),
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    pub(crate) reason: FinishReason,
+    pub(crate) stop_string: Option<String>,
+    pub(crate) usage: Usage,
+    pub(crate) findings: Findings,
+    /// Whether the filter refused the prompt (`true`) or ended the answer (`false`).
+    pub(crate) blocked_prompt: Option<bool>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FinishReason {
+    Stop,
+    Length,
+    ContentFilter,
+}
+
+impl FinishReason {
+    /// Its name in spans and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ContentFilter => "content_filter",
+        }
+    }
+}
+
+/// What was consumed, in tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) prompt: u32,
+    pub(crate) completion: u32,
+    pub(crate) cached_prompt: u32,
+}
+
+/// A generated token and how likely it was.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Token {
+    pub(crate) id: u32,
+    /// `None` unless log-probabilities were asked for.
+    pub(crate) logprob: Option<f32>,
+    /// The likeliest tokens at this position with their log-probabilities, likeliest first.
+    pub(crate) top: Vec<(u32, f32)>,
+}

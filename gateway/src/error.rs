@@ -1,0 +1,180 @@
+//! What can go wrong in the gateway, and the code that the caller sees for it.
+
+use std::fmt;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use weft_runtime::status;
+
+/// A service behind the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Peer {
+    Tokenizer,
+    Inference,
+    Safety,
+}
+
+impl Peer {
+    /// Its name in configuration, errors, spans and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tokenizer => "tokenizer",
+            Self::Inference => "inference",
+            Self::Safety => "safety",
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A call to a service behind the gateway that did not succeed. Its field names are already those of our own API.
+#[derive(Debug, thiserror::Error)]
+#[error("{peer} answered {:?}: {}", .status.code(), .status.message())]
+pub(crate) struct Failure {
+    /// Who answered, or did not.
+    pub(crate) peer: Peer,
+    /// What it answered, details included.
+    #[source]
+    pub(crate) status: Status,
+}
+
+/// What can go wrong in the gateway.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The request breaks rules of the contract; the status names all of them.
+    #[error("{}", .0.message())]
+    Refused(#[source] Status),
+
+    /// A model that is not served.
+    #[error("`model` is {model:?}; this gateway serves {served}")]
+    UnknownModel { model: String, served: String },
+
+    /// The safety policy refuses inputs, and the method's answer has no place to say so.
+    #[error("the safety policy refuses {inputs}: {categories}")]
+    Blocked { inputs: String, categories: String },
+
+    /// There is no room for another request.
+    #[error("{in_flight} requests are in flight and admission.max_in_flight = {limit}")]
+    Full { in_flight: usize, limit: usize, retry_after: std::time::Duration },
+
+    /// The tokenizer and inference do not serve the same vocabulary, so that ids would be misread.
+    #[error(
+        "the services do not fit together: tokenizer has the vocabulary {tokenizer}, inference was loaded with {inference}"
+    )]
+    VocabularyMismatch { tokenizer: String, inference: String },
+
+    /// A call to a service failed.
+    #[error(transparent)]
+    Upstream(#[from] Failure),
+
+    /// A service broke the contract.
+    #[error("{peer} broke its contract: {what}")]
+    Broken { peer: Peer, what: &'static str },
+}
+
+impl Error {
+    /// The code that the caller sees. Exhaustive: a new error does not compile until someone has decided.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Refused(status) => status.code(),
+            Self::UnknownModel { .. } => Code::NotFound,
+            Self::Blocked { .. } => Code::PermissionDenied,
+            Self::Full { .. } | Self::VocabularyMismatch { .. } => Code::Unavailable,
+            Self::Upstream(failure) => upstream_code(failure.status.code()),
+            Self::Broken { .. } => Code::Internal,
+        }
+    }
+
+    fn details(&self) -> ErrorDetails {
+        let info = |reason: &str, metadata: &[(&str, String)]| {
+            let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            ErrorDetails::with_error_info(
+                reason,
+                status::DOMAIN,
+                metadata.collect::<std::collections::HashMap<_, _>>(),
+            )
+        };
+        match self {
+            Self::Refused(status) => status.get_error_details(),
+            Self::UnknownModel { model, served } => {
+                info("UNKNOWN_MODEL", &[("model", model.clone()), ("served", served.clone())])
+            }
+            Self::Blocked { inputs, categories } => {
+                info("CONTENT_FILTER", &[("inputs", inputs.clone()), ("categories", categories.clone())])
+            }
+            Self::Full { in_flight, limit, retry_after } => {
+                let mut details = info(
+                    "GATEWAY_FULL",
+                    &[
+                        ("knob", "admission.max_in_flight".to_owned()),
+                        ("value", limit.to_string()),
+                        ("in_flight", in_flight.to_string()),
+                    ],
+                );
+                details.set_retry_info(Some(*retry_after));
+                details
+            }
+            Self::VocabularyMismatch { tokenizer, inference } => info(
+                "VOCABULARY_MISMATCH",
+                &[("tokenizer", tokenizer.clone()), ("inference", inference.clone())],
+            ),
+            Self::Upstream(failure) => failure.details(),
+            Self::Broken { .. } => ErrorDetails::new(),
+        }
+    }
+}
+
+impl Failure {
+    /// The service's own details; where it could not be reached, who could not be.
+    fn details(&self) -> ErrorDetails {
+        let mut details = self.status.get_error_details();
+        if upstream_code(self.status.code()) == Code::Unavailable {
+            let (reason, mut metadata) = match details.error_info() {
+                Some(info) => (info.reason.clone(), info.metadata.clone()),
+                None => ("SERVICE_UNAVAILABLE".to_owned(), std::collections::HashMap::new()),
+            };
+            metadata.insert("service".to_owned(), self.peer.name().to_owned());
+            details.set_error_info(reason, status::DOMAIN, metadata);
+        }
+        details
+    }
+}
+
+/// What a service's code becomes. A caller sees the codes that it can act on; that a service did not accept *our*
+/// identity or call is our own mistake.
+fn upstream_code(code: Code) -> Code {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::DeadlineExceeded
+        | Code::Unavailable => code,
+        // We did not cancel it, for then nobody would be here to read this: the service gave the call up.
+        Code::Cancelled => Code::Unavailable,
+        Code::Ok
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::Aborted
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        match error.code() {
+            // Opaque to the caller; the chain goes to the log.
+            Code::Internal => status::answer(Code::Internal, &error),
+            code => Self::with_error_details(code, error.to_string(), error.details()),
+        }
+    }
+}

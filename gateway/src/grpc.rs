@@ -1,0 +1,113 @@
+//! The public API: wire types come in and go out here, and nowhere further.
+//!
+//! Map: `parse` (a request in our own words, or everything that is wrong with it), `answer` (our words on the wire).
+
+mod answer;
+mod parse;
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt as _, stream};
+use tonic::{Request, Response, Status, async_trait};
+use weft_proto::gateway::v1::{
+    ChatRequest, ChatResponse, CompleteRequest, CompleteResponse, EmbedRequest, EmbedResponse,
+    GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse,
+    gateway_service_server::GatewayService,
+};
+use weft_runtime::Deadline;
+
+use crate::{
+    answer::{Event, Started},
+    config::Limits,
+    models::Models,
+    pipeline::Pipeline,
+    request::{Ask, Scope},
+};
+
+/// Serves the public API.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    pipeline: Pipeline,
+    models: Models,
+    limits: Limits,
+}
+
+/// A stream of answers on the wire.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Gateway {
+    pub(crate) fn new(pipeline: Pipeline, models: Models, limits: Limits) -> Self {
+        Self { pipeline, models, limits }
+    }
+
+    /// Answers Chat and Complete alike; `begin` and `go_on` put the answer into the method's own messages.
+    async fn answer<T: Send + 'static>(
+        &self,
+        scope: &Scope,
+        ask: Ask,
+        begin: fn(Started) -> T,
+        go_on: fn(Event) -> T,
+    ) -> Result<Response<Answers<T>>, Status> {
+        let (started, events) = self.pipeline.answer(scope, ask).await?;
+        let first = stream::iter([Ok(begin(started))]);
+        let rest = events.map(move |event| Ok(go_on(event?)));
+        Ok(Response::new(Box::pin(first.chain(rest))))
+    }
+}
+
+#[async_trait]
+impl GatewayService for Gateway {
+    type ChatStream = Answers<ChatResponse>;
+    type CompleteStream = Answers<CompleteResponse>;
+
+    async fn chat(&self, request: Request<ChatRequest>) -> Result<Response<Self::ChatStream>, Status> {
+        let scope = scope(&request);
+        let ask = parse::chat(request.into_inner(), &self.limits)?;
+        self.answer(&scope, ask, answer::chat_started, answer::chat_event).await
+    }
+
+    async fn complete(
+        &self,
+        request: Request<CompleteRequest>,
+    ) -> Result<Response<Self::CompleteStream>, Status> {
+        let scope = scope(&request);
+        let ask = parse::complete(request.into_inner(), &self.limits)?;
+        self.answer(&scope, ask, answer::complete_started, answer::complete_event).await
+    }
+
+    async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        let scope = scope(&request);
+        let EmbedRequest { model, inputs } = request.into_inner();
+        parse::embed(&inputs, &self.limits)?;
+        let embedded = self.pipeline.embed(&scope, &model, inputs).await?;
+        Ok(Response::new(answer::embedded(embedded)))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let served = self.models.served(Deadline::of(&request)).await?;
+        Ok(Response::new(ListModelsResponse { models: vec![answer::model(&served)] }))
+    }
+
+    async fn get_model(
+        &self,
+        request: Request<GetModelRequest>,
+    ) -> Result<Response<GetModelResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let name = request.into_inner().model;
+        parse::model_name(&name)?;
+        let served = self.models.find(&name, deadline).await?;
+        Ok(Response::new(GetModelResponse { model: Some(answer::model(&served)) }))
+    }
+}
+
+/// What all calls for this request share.
+fn scope<T>(request: &Request<T>) -> Scope {
+    Scope { request_id: request_id(), deadline: Deadline::of(request) }
+}
+
+fn request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

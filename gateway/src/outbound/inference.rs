@@ -1,0 +1,252 @@
+//! Inference: ids in, ids out.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures::{Stream, StreamExt as _};
+use tonic::{Status, Streaming};
+use weft_proto::{
+    common::v1 as common,
+    inference::v1::{
+        self as wire, GenerateRequest, GenerateResponse, GetModelInfoRequest, generate_response::Event,
+        inference_service_client::InferenceServiceClient,
+    },
+};
+use weft_runtime::Deadline;
+
+use super::{Route, endpoint::Endpoint, failure, request, retry::Retry};
+use crate::{
+    answer::{FinishReason, Token, Usage},
+    error::{Error, Failure, Peer},
+    request::{Options, Sampling, StopRules},
+};
+
+/// Calls inference. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Inference {
+    client: InferenceServiceClient<Endpoint>,
+    endpoint: Endpoint,
+    retry: Arc<Retry>,
+}
+
+/// A model that is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) id: String,
+    pub(crate) architecture: String,
+    pub(crate) dtype: String,
+    pub(crate) device: String,
+    pub(crate) context_length: u32,
+    pub(crate) parameters: u64,
+    pub(crate) end_token_ids: Vec<u32>,
+    pub(crate) vocabulary_size: u32,
+    /// SHA-256 of the `tokenizer.json` in its folder; empty if it has none.
+    pub(crate) tokenizer_fingerprint: String,
+}
+
+/// A generation that runs: its prompt is in the cache. A stream of tokens that ends with [`Generated::End`]; dropping
+/// it cancels the generation.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) prompt_tokens: u32,
+    /// The seed in use, also when it was drawn.
+    pub(crate) seed: u64,
+    messages: Streaming<GenerateResponse>,
+}
+
+/// What a generation says.
+#[derive(Debug)]
+pub(crate) enum Generated {
+    /// The next tokens, in order.
+    Tokens(Vec<Token>),
+    /// It ended by itself.
+    End {
+        reason: FinishReason,
+        /// The end token that was met: the last id of the last tokens.
+        stop_token: Option<u32>,
+        usage: Usage,
+    },
+}
+
+impl Inference {
+    pub(super) fn new(route: Route) -> Self {
+        let client = InferenceServiceClient::new(route.endpoint.clone());
+        Self {
+            client: client.max_decoding_message_size(route.max_message_bytes),
+            endpoint: route.endpoint,
+            retry: route.retry,
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
+    /// Begins a generation and waits until it runs. `field` is the field of our own API that the prompt came from.
+    pub(crate) async fn generate(
+        &self,
+        prompt: Vec<u32>,
+        options: &Options,
+        field: &str,
+        deadline: Option<Deadline>,
+    ) -> Result<Generation, Error> {
+        let message = wire_request(prompt, options);
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move {
+                let mut messages = client.generate(request).await?.into_inner();
+                // Until its first message has come, a call may be made again without anyone noticing.
+                let first = messages.message().await?;
+                Ok((first, messages))
+            }
+        };
+        let opened = self.retry.run(deadline, attempt).await;
+        let (first, messages) =
+            opened.map_err(|status| failure(Peer::Inference, status, |theirs| our_field(theirs, field)))?;
+        match first.and_then(|message| message.event) {
+            Some(Event::Started(started)) => {
+                Ok(Generation { prompt_tokens: started.prompt_tokens, seed: started.seed, messages })
+            }
+            Some(Event::Tokens(_) | Event::Finished(_)) | None => {
+                Err(broken("a generation did not begin with Started"))
+            }
+        }
+    }
+
+    /// Embeds sequences of ids: one vector for each, in order.
+    pub(crate) async fn embed(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let expected = inputs.len();
+        let inputs = inputs.into_iter().map(|token_ids| wire::TokenSequence { token_ids }).collect();
+        let message = wire::EmbedRequest { inputs };
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move { client.embed(request).await }
+        };
+        let answer = self.retry.run(deadline, attempt).await;
+        let rename = |theirs: &str| theirs.strip_suffix(".token_ids").map(str::to_owned);
+        let answer = answer.map_err(|status| failure(Peer::Inference, status, rename))?;
+        let vectors: Vec<_> =
+            answer.into_inner().embeddings.into_iter().map(|vector| vector.values).collect();
+        if vectors.len() == expected { Ok(vectors) } else { Err(broken("not one embedding for each input")) }
+    }
+
+    /// What is loaded. Not retried: whoever asks, asks again.
+    pub(crate) async fn model(&self, deadline: Option<Deadline>) -> Result<Model, Failure> {
+        let answer = self.client.clone().get_model_info(request(GetModelInfoRequest {}, deadline)).await;
+        let info = answer.map_err(|status| failure(Peer::Inference, status, |_| None))?.into_inner();
+        Ok(Model {
+            id: info.model_id,
+            architecture: info.architecture,
+            dtype: info.dtype,
+            device: info.device,
+            context_length: info.context_length,
+            parameters: info.parameters,
+            end_token_ids: info.end_token_ids,
+            vocabulary_size: info.vocabulary_size,
+            tokenizer_fingerprint: info.tokenizer_fingerprint,
+        })
+    }
+}
+
+impl Stream for Generation {
+    type Item = Result<Generated, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let message: Option<Result<GenerateResponse, Status>> = ready!(self.messages.poll_next_unpin(cx));
+        Poll::Ready(message.map(|message| match message {
+            Ok(message) => read(message),
+            Err(status) => Err(failure(Peer::Inference, status, |_| None).into()),
+        }))
+    }
+}
+
+fn read(message: GenerateResponse) -> Result<Generated, Error> {
+    match message.event {
+        Some(Event::Tokens(tokens)) => {
+            Ok(Generated::Tokens(tokens.tokens.into_iter().map(read_token).collect()))
+        }
+        Some(Event::Finished(finished)) => {
+            let usage = finished.usage.unwrap_or_default();
+            let reason = match finished.reason() {
+                common::FinishReason::Stop => FinishReason::Stop,
+                common::FinishReason::Length => FinishReason::Length,
+                common::FinishReason::ContentFilter | common::FinishReason::Unspecified => {
+                    return Err(broken("a generation ended for a reason that it cannot have"));
+                }
+            };
+            Ok(Generated::End {
+                reason,
+                stop_token: finished.stop_token_id,
+                usage: Usage {
+                    prompt: usage.prompt_tokens,
+                    completion: usage.completion_tokens,
+                    cached_prompt: usage.cached_prompt_tokens,
+                },
+            })
+        }
+        Some(Event::Started(_)) => Err(broken("a generation began twice")),
+        None => Err(broken("a message of a generation is empty")),
+    }
+}
+
+fn read_token(token: wire::Token) -> Token {
+    let top = token.top_logprobs.into_iter().map(|likely| (likely.id, likely.logprob)).collect();
+    Token { id: token.id, logprob: token.logprob, top }
+}
+
+fn broken(what: &'static str) -> Error {
+    Error::Broken { peer: Peer::Inference, what }
+}
+
+/// Inference's own fields are `sampling.top_p` and the like, which we have below `options`.
+fn our_field(theirs: &str, prompt: &str) -> Option<String> {
+    let known = ["sampling", "stop", "top_logprobs", "priority"];
+    if theirs.starts_with("prompt_token_ids") {
+        Some(prompt.to_owned())
+    } else if known.iter().any(|field| theirs.starts_with(field)) {
+        Some(format!("options.{theirs}"))
+    } else {
+        None
+    }
+}
+
+fn wire_request(prompt_token_ids: Vec<u32>, options: &Options) -> GenerateRequest {
+    GenerateRequest {
+        prompt_token_ids,
+        sampling: Some(wire_sampling(&options.sampling)),
+        stop: Some(wire_stop(&options.stop)),
+        top_logprobs: options.top_logprobs,
+        priority: options.priority,
+        ..GenerateRequest::default()
+    }
+}
+
+fn wire_sampling(sampling: &Sampling) -> common::SamplingParams {
+    common::SamplingParams {
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        top_k: sampling.top_k,
+        min_p: sampling.min_p,
+        repetition_penalty: sampling.repetition_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        presence_penalty: sampling.presence_penalty,
+        logit_bias: sampling.logit_bias.clone(),
+        seed: sampling.seed,
+    }
+}
+
+fn wire_stop(stop: &StopRules) -> common::StopConditions {
+    common::StopConditions {
+        max_tokens: stop.max_tokens,
+        min_tokens: stop.min_tokens,
+        stop_token_ids: stop.stop_token_ids.clone(),
+        ignore_eos: stop.ignore_eos,
+    }
+}

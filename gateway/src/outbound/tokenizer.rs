@@ -1,0 +1,156 @@
+//! The tokenizer: text to ids, and ids to text as they come.
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use weft_proto::{
+    common::v1 as common,
+    tokenizer::v1::{
+        DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest, EncodeRequest, GetTokenizerInfoRequest,
+        tokenizer_service_client::TokenizerServiceClient,
+    },
+};
+use weft_runtime::Deadline;
+
+use super::{Route, endpoint::Endpoint, exchange::Exchange, failure, request, retry::Retry};
+use crate::{
+    error::{Failure, Peer},
+    request::{Conversation, Message, Role, Tool},
+};
+
+/// Calls the tokenizer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokenizer {
+    client: TokenizerServiceClient<Endpoint>,
+    endpoint: Endpoint,
+    retry: Arc<Retry>,
+}
+
+/// What the tokenizer has loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Vocabulary {
+    /// SHA-256 of its `tokenizer.json`.
+    pub(crate) fingerprint: String,
+    /// Ids run from 0 to one less than this.
+    pub(crate) size: u32,
+    pub(crate) has_chat_template: bool,
+}
+
+/// Ids to text, as they come.
+pub(crate) type Decoding = Exchange<Vec<u32>, String>;
+
+impl Tokenizer {
+    pub(super) fn new(route: Route) -> Self {
+        let client = TokenizerServiceClient::new(route.endpoint.clone());
+        Self {
+            client: client.max_decoding_message_size(route.max_message_bytes),
+            endpoint: route.endpoint,
+            retry: route.retry,
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
+    /// Text to ids. `field` is the field of our own API that the text came from.
+    pub(crate) async fn encode(
+        &self,
+        text: &str,
+        add_special_tokens: Option<bool>,
+        field: &str,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<u32>, Failure> {
+        let message = EncodeRequest { text: text.to_owned(), add_special_tokens };
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move { client.encode(request).await }
+        };
+        match self.retry.run(deadline, attempt).await {
+            Ok(response) => Ok(response.into_inner().token_ids),
+            Err(status) => Err(failure(Peer::Tokenizer, status, |theirs| match theirs {
+                "text" => Some(field.to_owned()),
+                _ => None,
+            })),
+        }
+    }
+
+    /// A conversation to ids, through the model's chat template. Its fields have the same names in our own API.
+    pub(crate) async fn encode_chat(
+        &self,
+        conversation: &Conversation,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<u32>, Failure> {
+        let message = EncodeChatRequest {
+            messages: conversation.messages.iter().map(wire_message).collect(),
+            tools: conversation.tools.iter().map(wire_tool).collect(),
+            add_generation_prompt: None,
+        };
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move { client.encode_chat(request).await }
+        };
+        match self.retry.run(deadline, attempt).await {
+            Ok(response) => Ok(response.into_inner().token_ids),
+            Err(status) => Err(failure(Peer::Tokenizer, status, |_| None)),
+        }
+    }
+
+    /// Ids to text as they come, special tokens left out.
+    pub(crate) fn decode(&self, window: usize, deadline: Option<Deadline>) -> Decoding {
+        let mut client = self.client.clone();
+        Exchange::new(
+            window,
+            move |ids| async move {
+                let messages =
+                    ids.map(|token_ids| DecodeStreamRequest { token_ids, skip_special_tokens: None });
+                client.decode_stream(request(messages, deadline)).await
+            },
+            |answer| match answer {
+                Ok(DecodeStreamResponse { text }) => Ok(text),
+                Err(status) => Err(failure(Peer::Tokenizer, status, |_| None)),
+            },
+        )
+    }
+
+    /// What is loaded. Not retried: whoever asks, asks again.
+    pub(crate) async fn vocabulary(&self, deadline: Option<Deadline>) -> Result<Vocabulary, Failure> {
+        let answer =
+            self.client.clone().get_tokenizer_info(request(GetTokenizerInfoRequest {}, deadline)).await;
+        let info = answer.map_err(|status| failure(Peer::Tokenizer, status, |_| None))?.into_inner();
+        Ok(Vocabulary {
+            fingerprint: info.fingerprint,
+            size: info.vocabulary_size,
+            has_chat_template: info.has_chat_template,
+        })
+    }
+}
+
+fn wire_message(message: &Message) -> common::ChatMessage {
+    let calls = message.tool_calls.iter().map(|call| common::ToolCall {
+        id: call.id.clone(),
+        name: call.name.clone(),
+        arguments_json: call.arguments_json.clone(),
+    });
+    let role = match message.role {
+        Role::System => common::Role::System,
+        Role::User => common::Role::User,
+        Role::Assistant => common::Role::Assistant,
+        Role::Tool => common::Role::Tool,
+    };
+    common::ChatMessage {
+        role: role.into(),
+        content: message.content.clone(),
+        name: message.name.clone(),
+        tool_calls: calls.collect(),
+        tool_call_id: message.tool_call_id.clone(),
+    }
+}
+
+fn wire_tool(tool: &Tool) -> common::Tool {
+    common::Tool {
+        name: tool.name.clone(),
+        description: tool.description.clone(),
+        parameters_json_schema: tool.parameters_json_schema.clone(),
+    }
+}

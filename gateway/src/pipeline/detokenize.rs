@@ -1,0 +1,99 @@
+//! Ids to text, through the tokenizer.
+//!
+//! Each token is given its place in the text. The tokenizer holds back what the next ids may still complete, so a token
+//! whose answer is empty belongs to the next text that comes, together with the tokens that completed it.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::{Stream, StreamExt as _};
+
+use super::{
+    Ended, Note, Placed, Step,
+    duplex::{Duplex, Paired},
+};
+use crate::error::Error;
+
+/// Turns batches of ids into text.
+#[derive(Debug)]
+pub(super) struct Detokenize<U> {
+    pairs: Duplex<U, Vec<u32>, String>,
+    /// Bytes of text so far.
+    text_end: u64,
+    /// Tokens whose text has not come yet.
+    waiting: Vec<Placed>,
+    generated: u32,
+    ended: Option<Ended>,
+}
+
+impl<U> Detokenize<U> {
+    pub(super) fn new(pairs: Duplex<U, Vec<u32>, String>) -> Self {
+        Self { pairs, text_end: 0, waiting: Vec::new(), generated: 0, ended: None }
+    }
+
+    fn answer(&mut self, note: Note, text: String) -> Option<Step<String>> {
+        self.generated = note.generated;
+        self.wait(note.tokens);
+        self.text(text)
+    }
+
+    fn last(&mut self, text: Option<String>, mut ended: Ended) -> Step<String> {
+        let piece = self.text(text.unwrap_or_default());
+        // What is left has no text: it stands where the text ends.
+        let tokens = mem::take(&mut ended.tokens);
+        self.wait(tokens);
+        ended.tokens = mem::take(&mut self.waiting);
+        match piece {
+            Some(piece) => {
+                self.ended = Some(ended);
+                piece
+            }
+            None => Step::End(ended),
+        }
+    }
+
+    fn wait(&mut self, tokens: Vec<Placed>) {
+        let here = self.text_end;
+        self.waiting.extend(tokens.into_iter().map(|placed| Placed { start: here, end: here, ..placed }));
+    }
+
+    fn text(&mut self, text: String) -> Option<Step<String>> {
+        if text.is_empty() {
+            return None;
+        }
+        self.text_end += text.len() as u64;
+        let mut tokens = mem::take(&mut self.waiting);
+        for placed in &mut tokens {
+            placed.end = self.text_end;
+        }
+        Some(Step::Piece(text, Note { tokens, generated: self.generated, text_end: self.text_end }))
+    }
+}
+
+impl<U> Stream for Detokenize<U>
+where
+    U: Stream<Item = Result<Step<Vec<u32>>, Error>> + Unpin,
+{
+    type Item = Result<Step<String>, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(ended) = this.ended.take() {
+            return Poll::Ready(Some(Ok(Step::End(ended))));
+        }
+        loop {
+            let step = match ready!(this.pairs.poll_next_unpin(cx)) {
+                Some(Ok(Paired::Answer(note, text))) => this.answer(note, text),
+                Some(Ok(Paired::Last(text, ended))) => Some(this.last(text, ended)),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            };
+            if let Some(step) = step {
+                return Poll::Ready(Some(Ok(step)));
+            }
+        }
+    }
+}

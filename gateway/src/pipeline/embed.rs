@@ -1,0 +1,96 @@
+//! Embeddings: texts → ids → vectors, screened like any prompt.
+//!
+//! What the policy redacts in prompts is redacted before the model sees it. What it blocks cannot be answered with part
+//! of the vectors, so the whole call is refused, naming the inputs.
+
+use futures::{StreamExt as _, TryStreamExt as _, future::try_join, stream};
+use tracing::{Instrument as _, info_span};
+use weft_runtime::telemetry::fields;
+
+use super::{
+    Pipeline,
+    prompt::{self, Screening, Verdict},
+    record::Record,
+    timed,
+};
+use crate::{
+    answer::{Findings, Usage},
+    error::{Error, Failure},
+    request::Scope,
+};
+
+/// Inputs of one request that the tokenizer works on at the same time: enough to hide the way there and back, few enough
+/// that one large request does not crowd out the others.
+const AT_ONCE: usize = 8;
+
+/// The vectors of the inputs, in order, and what they cost.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub(crate) vectors: Vec<Vec<f32>>,
+    pub(crate) usage: Usage,
+}
+
+impl Pipeline {
+    /// Embeds texts with the model of this name (empty: the only one served), under the gateway's default policy.
+    pub(crate) async fn embed(
+        &self,
+        scope: &Scope,
+        model: &str,
+        inputs: Vec<String>,
+    ) -> Result<Embedded, Error> {
+        let served = self.models.find(model, scope.deadline).await?;
+        let record = Record::begin(&self.metrics, scope, "embeddings", &served.model.id);
+        match self.vectors(scope, inputs).await {
+            Ok(embedded) => {
+                self.metrics.input_tokens(&served.model.id).inc_by(embedded.usage.prompt.into());
+                record.done();
+                Ok(embedded)
+            }
+            Err(error) => Err(record.fail(error)),
+        }
+    }
+
+    async fn vectors(&self, scope: &Scope, inputs: Vec<String>) -> Result<Embedded, Error> {
+        let policy = self.policy(None);
+        let screening = Screening { policy: &policy, field: "inputs", deadline: scope.deadline };
+        let screen = async { Ok(prompt::screen(&self.outbound.safety, inputs.clone(), screening).await?) };
+        let screen = timed(
+            self.metrics.stage("screen_prompt"),
+            screen.instrument(info_span!(target: fields::SPANS, "screen_prompt")),
+        );
+        let (ids, (verdict, findings)) = try_join(self.ids(scope, &inputs), screen).await?;
+        self.metrics.count_findings("prompt", &findings);
+        let ids = match verdict {
+            Verdict::Clear => ids,
+            Verdict::Redacted(texts) => self.ids(scope, &texts).await?,
+            Verdict::Blocked { texts } => return Err(blocked(&texts, &findings)),
+        };
+        let tokens =
+            ids.iter().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX)).fold(0, u32::saturating_add);
+        let embed = self
+            .outbound
+            .inference
+            .embed(ids, scope.deadline)
+            .instrument(info_span!(target: fields::SPANS, "embed"));
+        let vectors = timed(self.metrics.stage("embed"), embed).await?;
+        Ok(Embedded { vectors, usage: Usage { prompt: tokens, ..Usage::default() } })
+    }
+
+    async fn ids(&self, scope: &Scope, texts: &[String]) -> Result<Vec<Vec<u32>>, Error> {
+        let all: Vec<_> = (0..texts.len()).map(|index| self.ids_of(scope, texts, index)).collect();
+        let encode = stream::iter(all).buffered(AT_ONCE).try_collect();
+        let encode = encode.instrument(info_span!(target: fields::SPANS, "encode"));
+        Ok(timed(self.metrics.stage("encode"), encode).await?)
+    }
+
+    async fn ids_of(&self, scope: &Scope, texts: &[String], index: usize) -> Result<Vec<u32>, Failure> {
+        let field = format!("inputs[{index}]");
+        self.outbound.tokenizer.encode(&texts[index], None, &field, scope.deadline).await
+    }
+}
+
+fn blocked(texts: &[usize], findings: &Findings) -> Error {
+    let inputs: Vec<_> = texts.iter().map(|index| format!("inputs[{index}]")).collect();
+    let categories: Vec<_> = findings.keys().map(String::as_str).collect();
+    Error::Blocked { inputs: inputs.join(", "), categories: categories.join(", ") }
+}

@@ -1,0 +1,276 @@
+//! A request's story: prompt → generate → detokenize → stop → screen.
+//!
+//! Map: `prompt` (ids and verdict, side by side), `generate` (what inference says, and which token is the end),
+//! `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text, through the
+//! safety filter), `ledger` (which token may be shown when), `duplex` (a stage that is a call in both directions),
+//! `record` (span and metrics of a request).
+//!
+//! Rules: a stage is a stream over the stage before it, and owns it: dropping the last one drops all, inference first.
+//! No stage has a task of its own; one poll moves every stage on. What is on its way between two stages is bounded by
+//! `pipeline.window`, and a caller who does not read is felt by inference through HTTP/2's windows. Nothing reaches the
+//! caller that the safety filter has not cleared.
+
+mod detokenize;
+mod duplex;
+mod embed;
+mod generate;
+mod ledger;
+mod prompt;
+mod record;
+mod screen;
+mod stop;
+
+use futures::{
+    StreamExt as _,
+    future::{Either, Ready, ready, select},
+    stream::{self, BoxStream},
+};
+use prometheus_client::metrics::histogram::Histogram;
+use tokio::time::Instant;
+use tracing::{Instrument as _, Span, info_span};
+use weft_runtime::telemetry::fields;
+
+use crate::{
+    answer::{Event, Findings, FinishReason, Finished, Started, Token, Usage},
+    config::Config,
+    error::{Error, Peer},
+    metrics::Metrics,
+    models::{Models, Served},
+    outbound::{Outbound, inference::Generation},
+    request::{Ask, Options, Prompt, Scope},
+};
+use detokenize::Detokenize;
+use duplex::Duplex;
+use generate::Generate;
+use prompt::Verdict;
+use record::Record;
+use screen::Screen;
+use stop::Stop;
+
+pub(crate) use embed::Embedded;
+
+/// What an answer consists of after [`Started`].
+pub(crate) type Events = BoxStream<'static, Result<Event, Error>>;
+
+/// What a stage hands to the next one.
+#[derive(Debug)]
+enum Step<T> {
+    /// More of the answer, and what there is to say about it.
+    Piece(T, Note),
+    /// The end of it; nothing follows.
+    End(Ended),
+}
+
+/// What travels beside a piece of an answer.
+#[derive(Debug, Default)]
+struct Note {
+    /// Tokens that came with it; none unless log-probabilities were asked for.
+    tokens: Vec<Placed>,
+    /// Tokens generated so far, this piece included.
+    generated: u32,
+    /// Bytes of text so far, this piece included, as they go to the safety filter.
+    text_end: u64,
+}
+
+/// A token, and the bytes of the model's text that it is in. Exact to the piece in which its text became final.
+#[derive(Clone, Debug, PartialEq)]
+struct Placed {
+    token: Token,
+    start: u64,
+    end: u64,
+}
+
+/// How a generation ended.
+#[derive(Debug)]
+struct Ended {
+    reason: FinishReason,
+    stop_string: Option<String>,
+    usage: Usage,
+    /// Tokens that brought no further text, such as the end token.
+    tokens: Vec<Placed>,
+}
+
+/// Answers requests. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    outbound: Outbound,
+    models: Models,
+    metrics: Metrics,
+    window: usize,
+    default_policy: Option<String>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(config: &Config, outbound: Outbound, models: Models, metrics: Metrics) -> Self {
+        Self {
+            outbound,
+            models,
+            metrics,
+            window: config.pipeline.window,
+            default_policy: config.safety_filter.default_policy.clone(),
+        }
+    }
+
+    /// Answers a request: resolves when its generation runs and its prompt is cleared, or the prompt is refused.
+    pub(crate) async fn answer(&self, scope: &Scope, mut ask: Ask) -> Result<(Started, Events), Error> {
+        let served = self.models.find(&ask.model, scope.deadline).await?;
+        let record = Record::begin(&self.metrics, scope, ask.prompt.operation(), &served.model.id);
+        let policy = self.policy(ask.options.safety_policy.as_deref());
+        let story = Story { pipeline: self, scope, options: &ask.options, served: &served, policy };
+        match story.begin(&mut ask.prompt).await {
+            Ok(Beginning { started, events, span }) => Ok((started, record.over(events, span))),
+            Err(error) => Err(record.fail(error)),
+        }
+    }
+
+    /// The name that the safety service is given; empty for its own default.
+    fn policy(&self, asked: Option<&str>) -> String {
+        asked.or(self.default_policy.as_deref()).unwrap_or_default().to_owned()
+    }
+}
+
+/// What the stages of one request share.
+struct Story<'a> {
+    pipeline: &'a Pipeline,
+    scope: &'a Scope,
+    options: &'a Options,
+    served: &'a Served,
+    policy: String,
+}
+
+/// A generation that runs, and its span.
+struct Running {
+    generation: Generation,
+    span: Span,
+}
+
+/// An answer that can begin.
+struct Beginning {
+    started: Started,
+    events: Events,
+    span: Span,
+}
+
+impl Story<'_> {
+    /// Turns the prompt into ids while the safety filter reads it, and lets inference begin before the verdict. Nothing
+    /// leaves before it: a generation on a prompt that is refused or redacted is dropped unseen.
+    async fn begin(&self, prompt: &mut Prompt) -> Result<Beginning, Error> {
+        let (operation, field) = (prompt.operation(), prompt.field());
+        let verdict = Box::pin(self.screen(prompt.texts(), field));
+        let (ids, verdict) = beside(verdict, Box::pin(self.encode(prompt))).await;
+        let ids = ids?;
+        let prompt_tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        let ahead = Box::pin(self.generate(ids, operation, field));
+        let (verdict, ahead) = beside(ahead, verdict).await;
+        let (verdict, findings) = verdict?;
+        match verdict {
+            Verdict::Clear => Ok(self.stream(ahead.await?, findings)),
+            Verdict::Blocked { .. } => Ok(self.refusal(prompt_tokens, findings)),
+            Verdict::Redacted(texts) => {
+                // The model must not have seen what was redacted, so this generation ends and another begins.
+                drop(ahead);
+                prompt.replace_texts(texts);
+                let running = self.generate(self.encode(prompt).await?, operation, field).await?;
+                Ok(self.stream(running, findings))
+            }
+        }
+    }
+
+    async fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+        let (tokenizer, deadline) = (&self.pipeline.outbound.tokenizer, self.scope.deadline);
+        let stage = self.pipeline.metrics.stage("encode");
+        let encode = async {
+            match prompt {
+                Prompt::Chat(conversation) => tokenizer.encode_chat(conversation, deadline).await,
+                Prompt::Text { text, add_special_tokens } => {
+                    tokenizer.encode(text, *add_special_tokens, "prompt", deadline).await
+                }
+            }
+        };
+        Ok(timed(stage, encode.instrument(info_span!(target: fields::SPANS, "encode"))).await?)
+    }
+
+    async fn screen(&self, texts: Vec<String>, field: &str) -> Result<(Verdict, Findings), Error> {
+        let screen = prompt::screen(
+            &self.pipeline.outbound.safety,
+            texts,
+            prompt::Screening { policy: &self.policy, field, deadline: self.scope.deadline },
+        );
+        let stage = self.pipeline.metrics.stage("screen_prompt");
+        let (verdict, findings) =
+            timed(stage, screen.instrument(info_span!(target: fields::SPANS, "screen_prompt"))).await?;
+        self.pipeline.metrics.count_findings("prompt", &findings);
+        Ok((verdict, findings))
+    }
+
+    /// Begins a generation and waits until its prompt is in the cache.
+    async fn generate(&self, ids: Vec<u32>, operation: &'static str, field: &str) -> Result<Running, Error> {
+        let span = record::generation_span(self.scope, operation, &self.served.model.id);
+        let (inference, deadline) = (&self.pipeline.outbound.inference, self.scope.deadline);
+        let begin = inference.generate(ids, self.options, field, deadline).instrument(span.clone());
+        let generation = timed(self.pipeline.metrics.stage("generate"), begin).await?;
+        Ok(Running { generation, span })
+    }
+
+    /// Puts the stages together; each owns the one before it.
+    fn stream(&self, running: Running, findings: Findings) -> Beginning {
+        let Pipeline { outbound, metrics, window, .. } = self.pipeline;
+        let Running { generation, span } = running;
+        let (deadline, model) = (self.scope.deadline, &self.served.model);
+        let started = self.started(generation.prompt_tokens, generation.seed);
+        // Calls that are opened from here on belong to the generation.
+        let (decoding, screening) = span.in_scope(|| {
+            let decoding = outbound.tokenizer.decode(*window, deadline);
+            (decoding, outbound.safety.screen_answer(self.policy.clone(), *window, deadline))
+        });
+        let tokens = metrics.output_tokens(&model.id);
+        metrics.input_tokens(&model.id).inc_by(started.prompt_tokens.into());
+        let generated = Generate::new(generation, self.options, &model.end_token_ids, (tokens, span.clone()));
+        let met = metrics.stop_strings.clone();
+        let pairs = Duplex::new(generated, (Peer::Tokenizer, decoding), *window, metrics.stage("detokenize"));
+        let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, started.prompt_tokens, met);
+        let pairs = Duplex::new(stopped, (Peer::Safety, screening), *window, metrics.stage("screen_answer"));
+        let events = Screen::new(pairs, started.prompt_tokens, findings, metrics.clone());
+        Beginning { started, events: events.boxed(), span }
+    }
+
+    /// A prompt that the policy blocks is answered, not failed.
+    fn refusal(&self, prompt_tokens: u32, findings: Findings) -> Beginning {
+        let finished = Finished {
+            reason: FinishReason::ContentFilter,
+            stop_string: None,
+            usage: Usage { prompt: prompt_tokens, ..Usage::default() },
+            findings,
+            blocked_prompt: Some(true),
+        };
+        // No seed is in use, since nothing is generated; what was asked for is what would have been.
+        let started = self.started(prompt_tokens, self.options.sampling.seed.unwrap_or_default());
+        let events = stream::iter([Ok(Event::Finished(finished))]);
+        Beginning { started, events: events.boxed(), span: Span::none() }
+    }
+
+    fn started(&self, prompt_tokens: u32, seed: u64) -> Started {
+        let model = self.served.model.id.clone();
+        Started { request_id: self.scope.request_id.clone(), model, prompt_tokens, seed }
+    }
+}
+
+/// Waits for `first` while `ahead` runs beside it. What has come of `ahead` by then, or will, is still a future.
+async fn beside<A, F>(ahead: A, first: F) -> (F::Output, Either<Ready<A::Output>, A>)
+where
+    A: Future + Unpin,
+    F: Future + Unpin,
+{
+    match select(first, ahead).await {
+        Either::Left((first, ahead)) => (first, Either::Right(ahead)),
+        Either::Right((done, first)) => (first.await, Either::Left(ready(done))),
+    }
+}
+
+/// Observes how long a future takes, if it is not dropped.
+async fn timed<F: Future>(seconds: Histogram, future: F) -> F::Output {
+    let begun = Instant::now();
+    let output = future.await;
+    seconds.observe(begun.elapsed().as_secs_f64());
+    output
+}

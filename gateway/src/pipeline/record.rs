@@ -1,0 +1,148 @@
+//! What is kept of a request: its span and its metrics, however it ends. Never its text.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _};
+use tokio::time::Instant;
+use tonic::Code;
+use tracing::{Span, field::Empty, info_span};
+use weft_runtime::{Deadline, status::code_name, telemetry::fields};
+
+use super::Events;
+use crate::{
+    answer::{Event, Finished},
+    error::Error,
+    metrics::{Metrics, Outcome, Work},
+    request::Scope,
+};
+
+/// Records how a request ends, exactly once; dropping it before that is how a caller leaves.
+#[derive(Debug)]
+pub(super) struct Record {
+    metrics: Metrics,
+    work: Work,
+    begun: Instant,
+    deadline: Option<Deadline>,
+    over: bool,
+}
+
+impl Record {
+    pub(super) fn begin(metrics: &Metrics, scope: &Scope, operation: &'static str, model: &str) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            work: Work { operation, model: model.to_owned() },
+            begun: Instant::now(),
+            deadline: scope.deadline,
+            over: false,
+        }
+    }
+
+    /// Records a failure, and hands it on.
+    pub(super) fn fail(mut self, error: Error) -> Error {
+        self.end(error.code(), "");
+        error
+    }
+
+    /// Records that there was an answer without a stream.
+    pub(super) fn done(mut self) {
+        self.end(Code::Ok, "");
+    }
+
+    /// Watches an answer until its end, whatever that is.
+    pub(super) fn over(self, events: Events, span: Span) -> Events {
+        Recorded { events, record: self, span, first: None }.boxed()
+    }
+
+    fn end(&mut self, code: Code, finish_reason: &'static str) {
+        self.over = true;
+        let Work { operation, model } = self.work.clone();
+        let outcome = Outcome { operation, model, finish_reason, code: code_name(code) };
+        self.metrics.duration.get_or_create(&outcome).observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.over {
+            let expired = self.deadline.is_some_and(|deadline| deadline.remaining().is_none());
+            self.end(if expired { Code::DeadlineExceeded } else { Code::Cancelled }, "");
+        }
+    }
+}
+
+/// An answer that is watched.
+struct Recorded {
+    events: Events,
+    record: Record,
+    span: Span,
+    /// When the first text left.
+    first: Option<Instant>,
+}
+
+impl Recorded {
+    fn delta(&mut self) {
+        if self.first.is_none() {
+            self.first = Some(Instant::now());
+            let waited = self.record.begun.elapsed();
+            self.record.metrics.first_token.get_or_create(&self.record.work).observe(waited.as_secs_f64());
+        }
+    }
+
+    fn finished(&mut self, finished: &Finished) {
+        let usage = finished.usage;
+        self.span.record("gen_ai.usage.input_tokens", usage.prompt);
+        self.span.record("gen_ai.usage.output_tokens", usage.completion);
+        self.span.record("gen_ai.response.finish_reasons", finished.reason.name());
+        if let Some(pace) = self.first.and_then(|first| pace(first.elapsed(), usage.completion)) {
+            self.record.metrics.output_token.get_or_create(&self.record.work).observe(pace);
+        }
+        self.record.end(Code::Ok, finished.reason.name());
+    }
+}
+
+/// Seconds for each token after the first, if there are any.
+fn pace(time: Duration, tokens: u32) -> Option<f64> {
+    (tokens > 1).then(|| time.as_secs_f64() / f64::from(tokens - 1))
+}
+
+impl Stream for Recorded {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(self.events.poll_next_unpin(cx));
+        match &event {
+            Some(Ok(Event::Delta { .. })) => self.delta(),
+            Some(Ok(Event::Finished(finished))) => self.finished(finished),
+            Some(Err(error)) => {
+                self.span.record("error.type", code_name(error.code()));
+                self.record.end(error.code(), "");
+            }
+            None => {}
+        }
+        Poll::Ready(event)
+    }
+}
+
+/// The span of a generation, from the call to inference until the last token has left.
+pub(super) fn generation_span(scope: &Scope, operation: &'static str, model: &str) -> Span {
+    info_span!(
+        target: fields::SPANS,
+        "generate",
+        request_id = scope.request_id,
+        gen_ai.operation.name = operation,
+        gen_ai.request.model = model,
+        gen_ai.usage.input_tokens = Empty,
+        gen_ai.usage.output_tokens = Empty,
+        gen_ai.response.finish_reasons = Empty,
+        error.type = Empty,
+    )
+}
+
+/// Notes in a generation's span that its first token has come.
+pub(super) fn first_token(span: &Span) {
+    tracing::info!(parent: span, "first_token");
+}
