@@ -1,2 +1,36 @@
-//! Under construction.
+//! Token ids in, token ids out. Knows tensors, batches and caches; knows no text.
+//!
+//! Map:
+//! - `grpc`: the wire; the only file that names generated types
+//! - `request`: what a caller asks, checked against the model and the limits
+//! - `engine`: the thread that owns the model: inbox → schedule → forward → sample → outbox
+//! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request
+//! - `kv_cache`: blocks of the cache, who holds them
+//! - `sampler`: from logits to a token; `stop`: when a generation ends
+//! - `model`: the trait, the scripted double, libtorch; `kernels`: the only `unsafe` room
+//! - `start`: from configuration to a warm engine; `config`, `error`, `metrics`
+//!
+//! Rules: scheduler, cache and sampler are synchronous, take clock and seed from outside, and know no channel; what
+//! the engine's thread owns nobody else sees; a block is held by one sequence and is free once it has left; whatever
+//! else is in the batch changes nothing for a sequence; nothing a caller sends can panic.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod kv_cache;
+pub mod metrics;
 pub mod model;
+pub mod request;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+pub mod stop;
+
+mod grpc;
+#[cfg(feature = "torch")]
+mod kernels;
+mod start;
+
+pub use config::Config;
+pub use error::{EngineError, StartError};
+pub use start::{Running, start, start_stepped, start_with};

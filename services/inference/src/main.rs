@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The inference service.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_runtime::main("inference", weft_inference::start)
+}

@@ -1,5 +1,9 @@
 //! What the engine asks of a model: one forward pass over the rows of many sequences.
 
+pub mod scripted;
+#[cfg(feature = "torch")]
+pub mod torch;
+
 use std::ops::Range;
 
 /// Index of a block in the KV cache.
@@ -96,6 +100,10 @@ pub trait Model {
     /// # Errors
     /// The backend failed; the cache content of the batch's sequences is then unknown.
     fn forward(&mut self, batch: &Batch) -> Result<StepOutput, ModelError>;
+    /// Takes an output back once it has been read, so that its memory can serve the next step.
+    fn recycle(&mut self, output: StepOutput) {
+        drop(output);
+    }
 }
 
 /// What can be wrong with a model. (The torch model's loader brings its own error with file, tensor and shapes.)

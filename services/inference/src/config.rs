@@ -1,0 +1,293 @@
+//! What the service can be told: `[model]`, `[kv_cache]`, `[scheduler]`, `[limits]`.
+
+use std::path::PathBuf;
+
+use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty};
+
+use crate::scheduler::StepLimits;
+
+/// Tokens in a block: small enough that little of a last block is wasted, large enough that tables stay short.
+const BLOCK_SIZE: usize = 16;
+/// Memory for the cache: about 23,000 tokens of the default model.
+const CACHE_MEMORY: ByteSize = ByteSize(512 << 20);
+/// Running at once: beyond it, steps on a CPU grow as fast as throughput does.
+const MAX_SEQUENCES: usize = 64;
+/// Tokens a step: what a prompt may add to the time between two tokens of others.
+const MAX_BATCHED_TOKENS: usize = 512;
+/// Waiting: about as many as are answered within a minute.
+const MAX_WAITING: usize = 256;
+/// Inputs of one Embed call: the contract's bound.
+const MAX_EMBED_INPUTS: usize = 256;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[model]`
+    pub model: ModelConfig,
+    /// `[kv_cache]`
+    pub kv_cache: KvCacheConfig,
+    /// `[scheduler]`
+    pub scheduler: SchedulerConfig,
+    /// `[limits]`
+    pub limits: LimitsConfig,
+}
+
+/// `[model]`: what is served, and where it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// `id`: the name under which it is served; the folder's own name where unset.
+    pub id: Option<String>,
+    /// `folder`: a model folder in Hugging Face's format.
+    pub folder: PathBuf,
+    /// `dtype`: the type of weights and cache in memory.
+    pub dtype: Dtype,
+    /// `device`: where it runs.
+    pub device: Device,
+    /// `threads`: CPU threads of a step; 0 for one per core.
+    pub threads: usize,
+}
+
+/// `[kv_cache]`: the memory of running sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KvCacheConfig {
+    /// `block_size`: tokens in a block, a power of two.
+    pub block_size: usize,
+    /// `memory`: bytes for the whole cache.
+    pub memory: ByteSize,
+}
+
+/// `[scheduler]`: how many run, how many wait, how much a step computes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SchedulerConfig {
+    /// `max_sequences`: the most sequences that run at once.
+    pub max_sequences: usize,
+    /// `max_batched_tokens`: the most tokens that a step computes.
+    pub max_batched_tokens: usize,
+    /// `max_waiting`: the most requests that wait while the batch is full.
+    pub max_waiting: usize,
+}
+
+/// `[limits]`: what a request may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitsConfig {
+    /// `max_prompt_tokens`: the longest prompt; what fits the context where unset.
+    pub max_prompt_tokens: Option<usize>,
+    /// `max_new_tokens`: the longest output; what fits the context where unset.
+    pub max_new_tokens: Option<usize>,
+    /// `max_embed_inputs`: the most inputs of one Embed call.
+    pub max_embed_inputs: usize,
+}
+
+/// The type of weights and cache in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// As the folder says.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of f32.
+    BF16,
+    /// IEEE 16-bit floats.
+    F16,
+}
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The first CUDA device if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This CUDA device.
+    Cuda(usize),
+}
+
+/// A number of bytes, written as a whole number or as a text such as `"512MiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl SchedulerConfig {
+    /// What bounds a step.
+    pub fn step_limits(&self) -> StepLimits {
+        StepLimits { max_sequences: self.max_sequences, max_batched_tokens: self.max_batched_tokens }
+    }
+
+    /// The most requests that are held, running or waiting.
+    pub fn capacity(&self) -> usize {
+        self.max_sequences + self.max_waiting
+    }
+}
+
+impl FromConfig for Config {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let config = Self {
+            model: section.section("model"),
+            kv_cache: section.section("kv_cache"),
+            scheduler: section.section("scheduler"),
+            limits: section.section("limits"),
+        };
+        let (inputs, capacity) = (config.limits.max_embed_inputs, config.scheduler.capacity());
+        if inputs > capacity {
+            let rule =
+                format!("must be at most scheduler.max_sequences + scheduler.max_waiting ({capacity})");
+            section.problem("limits.max_embed_inputs", inputs, rule);
+        }
+        config
+    }
+}
+
+impl FromConfig for ModelConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let dtypes = [("auto", Dtype::Auto), ("f32", Dtype::F32), ("bf16", Dtype::BF16), ("f16", Dtype::F16)];
+        Self {
+            id: section.optional("id", not_empty()),
+            folder: section.required("folder", a_path()),
+            dtype: section.choice("dtype", Dtype::Auto, &dtypes),
+            device: section.value("device", Device::Auto, any()),
+            threads: section.value("threads", 0, between(0, 1024)),
+        }
+    }
+}
+
+impl FromConfig for KvCacheConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        Self {
+            block_size: section.value("block_size", BLOCK_SIZE, a_block_size()),
+            memory: section.value("memory", CACHE_MEMORY, some_memory()),
+        }
+    }
+}
+
+impl FromConfig for SchedulerConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let config = Self {
+            max_sequences: section.value("max_sequences", MAX_SEQUENCES, between(1, 4096)),
+            max_batched_tokens: section.value("max_batched_tokens", MAX_BATCHED_TOKENS, at_least(1)),
+            max_waiting: section.value("max_waiting", MAX_WAITING, between(0, 1_000_000)),
+        };
+        let sequences = config.max_sequences;
+        if config.max_batched_tokens < sequences {
+            let rule = format!(
+                "must be at least max_sequences ({sequences}): each running sequence needs one a step"
+            );
+            section.problem("max_batched_tokens", config.max_batched_tokens, rule);
+        }
+        config
+    }
+}
+
+impl FromConfig for LimitsConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        Self {
+            max_prompt_tokens: section.optional("max_prompt_tokens", at_least(1)),
+            max_new_tokens: section.optional("max_new_tokens", at_least(1)),
+            max_embed_inputs: section.value(
+                "max_embed_inputs",
+                MAX_EMBED_INPUTS,
+                between(1, MAX_EMBED_INPUTS),
+            ),
+        }
+    }
+}
+
+fn a_path() -> Rule<PathBuf> {
+    let holds = |path: &PathBuf, _: &[PathBuf]| !path.as_os_str().is_empty();
+    Rule { holds, bounds: Vec::new(), words: "must not be empty".to_owned() }
+}
+
+fn a_block_size() -> Rule<usize> {
+    let holds = |size: &usize, _: &[usize]| size.is_power_of_two() && *size <= 1024;
+    Rule { holds, bounds: Vec::new(), words: "must be a power of two, at most 1024".to_owned() }
+}
+
+fn some_memory() -> Rule<ByteSize> {
+    let holds = |size: &ByteSize, _: &[ByteSize]| size.0 > 0;
+    Rule { holds, bounds: Vec::new(), words: "must be more than nothing".to_owned() }
+}
+
+impl Value for Device {
+    const EXPECTED: &'static str = "\"auto\", \"cpu\" or \"cuda:N\"";
+    fn from_toml(value: &toml::Value) -> Option<Self> {
+        match value.as_str()? {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            other => other.strip_prefix("cuda:")?.parse().ok().map(Self::Cuda),
+        }
+    }
+}
+
+impl Value for ByteSize {
+    const EXPECTED: &'static str = "a size such as \"512MiB\" or \"2GiB\", or a number of bytes";
+    fn from_toml(value: &toml::Value) -> Option<Self> {
+        const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+        if let Some(bytes) = value.as_integer() {
+            return bytes.try_into().ok().map(Self);
+        }
+        let text = value.as_str()?;
+        let (number, shift) = UNITS
+            .iter()
+            .find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, *shift)))
+            .unwrap_or((text, 0));
+        number.trim().parse::<u64>().ok()?.checked_mul(1 << shift).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_runtime::config::parse;
+
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        parse::<Config>(text, &[]).expect_err("is not usable").to_string()
+    }
+
+    #[test]
+    fn a_folder_is_all_that_must_be_said() {
+        let config: Config = parse("[model]\nfolder = \"models/m\"\n", &[]).unwrap();
+        assert_eq!(config.model.folder, PathBuf::from("models/m"));
+        assert_eq!(config.kv_cache, KvCacheConfig { block_size: 16, memory: ByteSize(1 << 29) });
+        assert_eq!(config.scheduler.capacity(), 320);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let text = problems(
+            "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\n[kv_cache]\nblock_size = 24\nmemory = \"lots\"\n\
+             [scheduler]\nmax_batched_tokens = 16\n",
+        );
+        for path in [
+            "model.device",
+            "model.dtype",
+            "kv_cache.block_size",
+            "kv_cache.memory",
+            "scheduler.max_batched_tokens",
+        ] {
+            assert!(text.contains(path), "{path} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn more_embed_inputs_than_there_are_places_are_refused() {
+        let text = problems("[model]\nfolder = \"m\"\n[scheduler]\nmax_sequences = 8\nmax_waiting = 8\n");
+        assert!(text.contains("max_embed_inputs"), "{text}");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let size = |text: &str| ByteSize::from_toml(&toml::Value::String(text.to_owned()));
+        assert_eq!(size("2GiB"), Some(ByteSize(2 << 30)));
+        assert_eq!(size("64 KiB"), Some(ByteSize(64 << 10)));
+        assert_eq!(size("123"), Some(ByteSize(123)));
+        assert_eq!(size("9999999999TiB"), None);
+        assert_eq!(size("-1MiB"), None);
+    }
+
+    #[test]
+    fn the_shipped_configuration_is_usable() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/config/inference.toml");
+        let text = std::fs::read_to_string(file).unwrap();
+        let config: Config = parse(&text, &[]).unwrap();
+        assert_eq!(config.model.folder, PathBuf::from("models/smollm2-135m-instruct"));
+    }
+}

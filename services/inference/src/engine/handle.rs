@@ -1,0 +1,171 @@
+//! The async door to the engine.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    time::Instant,
+};
+use weft_runtime::drain::{Drain, Phase};
+
+use super::{
+    inbox::{self, Command},
+    outbox::{AbortOnDrop, Generation, channel_for},
+    status::EngineStatus,
+    timeline::Timeline,
+    work::{Answer, Embedding, Tokens, Work},
+};
+use crate::{
+    error::EngineError,
+    metrics::{EngineMetrics, Outcome},
+    request::Generate,
+    sampler::Chooser,
+    sequence::{Goal, Rank, Sequence},
+};
+
+/// The shortest and the longest time after which a refused caller is told to come back.
+const RETRY_AFTER: std::ops::RangeInclusive<std::time::Duration> =
+    std::time::Duration::from_millis(50)..=std::time::Duration::from_secs(10);
+
+/// The async door to an engine. Cheap to clone. The engine ends when the last is gone.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    door: Arc<Door>,
+}
+
+/// What all handles share.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) inbox: inbox::Sender,
+    pub(super) sent: AtomicU64,
+    pub(super) arrivals: AtomicU64,
+    /// One for each request that may be held, running or waiting.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) capacity: usize,
+    pub(super) status: watch::Receiver<EngineStatus>,
+    pub(super) metrics: EngineMetrics,
+    pub(super) drain: Drain,
+}
+
+impl EngineHandle {
+    pub(super) fn new(door: Door) -> Self {
+        Self { door: Arc::new(door) }
+    }
+
+    /// Starts a generation, in the current span.
+    ///
+    /// # Errors
+    /// No place is free, or the process is about to stop. All else arrives in the stream.
+    pub fn generate(&self, request: Generate, deadline: Option<Instant>) -> Result<Generation, EngineError> {
+        let place = self.door.place(1)?;
+        let rank = self.door.next_rank(request.priority);
+        let (outbox, events) = channel_for(request.rules.max_tokens());
+        let chooser = Chooser::new(request.params, request.top_logprobs, &request.prompt);
+        let answer = Answer::Tokens(Box::new(Tokens { outbox, chooser, rules: request.rules }));
+        let work = Work { timeline: Timeline::arrive(request.priority), answer, _place: place };
+        let sequence = Sequence::new(rank, Goal::Tokens, request.prompt, work).until(deadline);
+        let abort = AbortOnDrop { rank, door: Arc::clone(&self.door) };
+        self.door.send(Command::Submit(Box::new(sequence)));
+        Ok(Generation { events, ended: false, _abort: abort })
+    }
+
+    /// Embeds each input: the mean of its last hidden states, scaled to length 1. Dropping the future is cancelling.
+    ///
+    /// # Errors
+    /// Too few places are free, the process is about to stop, or the first failure among the inputs.
+    pub async fn embed(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut places = self.door.place(inputs.len())?;
+        let mut pending = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let place = places.split(1).ok_or(EngineError::Gone)?;
+            pending.push(self.submit_embedding(input, place, deadline));
+        }
+        let mut vectors = Vec::with_capacity(pending.len());
+        for (reply, _abort) in pending {
+            // The sender is dropped unanswered only with the engine.
+            vectors.push(reply.await.unwrap_or(Err(EngineError::Gone))?);
+        }
+        Ok(vectors)
+    }
+
+    fn submit_embedding(
+        &self,
+        input: Vec<u32>,
+        place: OwnedSemaphorePermit,
+        deadline: Option<Instant>,
+    ) -> (oneshot::Receiver<Result<Vec<f32>, EngineError>>, AbortOnDrop) {
+        let rank = self.door.next_rank(0);
+        let (sender, receiver) = oneshot::channel();
+        let answer = Answer::Embedding(Embedding { sum: Vec::new(), reply: Some(sender) });
+        let work = Work { timeline: Timeline::arrive(0), answer, _place: place };
+        let sequence = Sequence::new(rank, Goal::Embedding, input, work).until(deadline);
+        self.door.send(Command::Submit(Box::new(sequence)));
+        (receiver, AbortOnDrop { rank, door: Arc::clone(&self.door) })
+    }
+
+    /// How busy the engine is, as of the end of its last step.
+    pub fn status(&self) -> EngineStatus {
+        *self.door.status.borrow()
+    }
+
+    /// Resolves once the engine has done all it was told before this call, and holds nothing.
+    pub async fn idle(&self) {
+        let sent = self.door.sent.load(Ordering::SeqCst);
+        let done = |status: &EngineStatus| status.taken >= sent && status.waiting + status.running == 0;
+        // An engine that is gone holds nothing either.
+        let _ = self.door.status.clone().wait_for(done).await;
+    }
+
+    /// Answers everybody with UNAVAILABLE and ends the engine.
+    pub(crate) fn stop(&self) {
+        self.door.send(Command::Stop);
+    }
+}
+
+impl Door {
+    /// Takes `count` places, all or none.
+    fn place(&self, count: usize) -> Result<OwnedSemaphorePermit, EngineError> {
+        let (error, outcome) = if self.inbox.is_closed() {
+            (EngineError::Gone, Outcome::Stopped)
+        } else if self.drain.phase() >= Phase::Draining {
+            (EngineError::Draining, Outcome::Draining)
+        } else {
+            let places = Arc::clone(&self.places);
+            match places.try_acquire_many_owned(u32::try_from(count).unwrap_or(u32::MAX)) {
+                Ok(place) => return Ok(place),
+                Err(_) => (self.queue_full(count), Outcome::QueueFull),
+            }
+        };
+        self.metrics.ended(outcome);
+        Err(error)
+    }
+
+    fn queue_full(&self, wanted: usize) -> EngineError {
+        let held = self.capacity - self.places.available_permits();
+        let missing = u32::try_from((held + wanted).saturating_sub(self.capacity).max(1)).unwrap_or(u32::MAX);
+        let pace = self.status.borrow().place_frees_every;
+        let retry_after = pace.saturating_mul(missing).clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+        EngineError::QueueFull { held, capacity: self.capacity, retry_after }
+    }
+
+    fn next_rank(&self, priority: i32) -> Rank {
+        Rank::new(priority, self.arrivals.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn send(&self, command: Command) {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        // Where the engine is gone, whoever waits learns it from his own channel, which closes with the command.
+        let _ = self.inbox.send(command);
+    }
+
+    pub(super) fn abort(&self, rank: Rank) {
+        self.send(Command::Abort(rank));
+    }
+}

@@ -1,0 +1,141 @@
+//! From a model to an engine that is ready: cache, warm-up.
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use weft_runtime::{BoxError, health::Condition};
+
+use super::{
+    Engine, forward,
+    inbox::Inbox,
+    status::{EngineStatus, Reporter},
+};
+use crate::{
+    config::KvCacheConfig,
+    error::StartError,
+    kv_cache::BlockPool,
+    metrics::EngineMetrics,
+    model::{Batch, Model, ModelError, ModelInfo, SequenceRows, Wanted},
+    sampler::Sampler,
+    scheduler::{Scheduler, StepLimits},
+};
+
+/// Tokens of the prompt that warms the model up.
+const WARM_UP_TOKENS: usize = 4;
+/// How long an unready engine that has nothing to do waits before it tries a step of its own.
+const PROBE_EVERY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What an engine is built from, beside the model.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The name under which the model is served.
+    pub(crate) model_id: String,
+    /// The cache.
+    pub(crate) kv_cache: KvCacheConfig,
+    /// The steps.
+    pub(crate) limits: StepLimits,
+    /// Where it counts.
+    pub(crate) metrics: EngineMetrics,
+    /// Holds once the model is warm, and as long as its steps succeed.
+    pub(crate) condition: Condition,
+}
+
+/// What is known once the model is warm.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) info: ModelInfo,
+    pub(crate) status: watch::Receiver<EngineStatus>,
+}
+
+impl<M: Model + ?Sized> Engine<M> {
+    /// Allocates the cache and runs the first steps.
+    pub(super) fn prepare(plan: Plan, inbox: Inbox, mut model: Box<M>) -> Result<(Self, Loaded), StartError> {
+        let block_size = plan.kv_cache.block_size;
+        let blocks = blocks_of(&plan.kv_cache, model.info())?;
+        model.allocate_cache(blocks as usize, block_size).map_err(|error| StartError::Cache(error.into()))?;
+        let scheduler = Scheduler::new(plan.limits, BlockPool::new(blocks, block_size));
+        let (reporter, status) = Reporter::new(plan.metrics, blocks as usize);
+        let loaded = Loaded { info: model.info().clone(), status };
+        let mut engine = Self {
+            scheduler,
+            batch: Batch::default(),
+            sampler: Sampler::default(),
+            reporter,
+            inbox,
+            condition: plan.condition,
+            failures: 0,
+            model_id: plan.model_id,
+            model,
+        };
+        engine.warm_up().map_err(|error| StartError::WarmUp(error.to_string()))?;
+        engine.condition.holds();
+        Ok((engine, loaded))
+    }
+
+    /// Waits until there is something to do. Answers `false` once there never will be.
+    pub(super) async fn wait(&mut self) -> bool {
+        if self.failures < super::FAILURES_UNTIL_UNREADY {
+            return self.inbox.arrival().await;
+        }
+        match timeout(PROBE_EVERY, self.inbox.arrival()).await {
+            Ok(open) => open,
+            Err(_) => {
+                self.probe();
+                true
+            }
+        }
+    }
+
+    /// An unready process gets no requests, and so no chance to show that it is well again: it tries by itself.
+    fn probe(&mut self) {
+        match self.warm_up() {
+            Ok(()) => self.note_success(),
+            Err(error) => self.note_failure(&error),
+        }
+    }
+
+    /// A short prompt and one decode, in blocks that nobody holds: called only while nothing runs.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        let block_size = self.scheduler.pool().block_size();
+        let tokens = WARM_UP_TOKENS.min(self.model.info().context_length.saturating_sub(1)).max(1);
+        let blocks: Vec<u32> = (0..(tokens + 1).div_ceil(block_size) as u32).collect();
+        for positions in [0..tokens, tokens..tokens + 1] {
+            let batch = Batch {
+                token_ids: vec![0; positions.len()],
+                positions: positions.clone().map(|position| position as u32).collect(),
+                sequences: vec![SequenceRows {
+                    rows: 0..positions.len(),
+                    blocks: blocks.clone(),
+                    context_len: positions.end,
+                    output: Wanted::LastLogits,
+                }],
+            };
+            let output = forward(self.model.as_mut(), &batch)?;
+            self.model.recycle(output);
+        }
+        Ok(())
+    }
+}
+
+/// How many blocks the memory holds.
+fn blocks_of(config: &KvCacheConfig, info: &ModelInfo) -> Result<u32, StartError> {
+    let block_bytes = (config.block_size * info.kv_bytes_per_token).max(1) as u64;
+    let blocks = config.memory.0 / block_bytes;
+    // The warm-up needs two where a block is a single token.
+    if blocks < 2 {
+        let (memory, block_size) = (config.memory.0, config.block_size);
+        return Err(StartError::CacheTooSmall { memory, block_size, block_bytes });
+    }
+    Ok(u32::try_from(blocks).unwrap_or(u32::MAX))
+}
+
+/// Loads a model, and says how long it took.
+pub(super) fn timed<M: ?Sized>(
+    factory: impl FnOnce() -> Result<Box<M>, BoxError>,
+) -> Result<Box<M>, StartError> {
+    let began = Instant::now();
+    let model = factory().map_err(StartError::Load)?;
+    tracing::info!(seconds = began.elapsed().as_secs_f64(), "model loaded");
+    Ok(model)
+}

@@ -1,0 +1,252 @@
+//! The engine: what owns the model, and one step of its life.
+//!
+//! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
+//! (how tokens reach their caller), `timeline` (times and spans of a request), `status` (how busy it is), `load`
+//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back).
+//!
+//! Rules:
+//! - `step` is the only thing that moves: commands first, then deadlines, then one plan, one forward pass, and the
+//!   tokens. So an abort frees blocks before the next forward pass, and an expired request never enters one.
+//! - The engine waits for nobody but its inbox: no reader, no lock that is held for long.
+//! - A step that fails costs the sequences in its batch, nobody else. Several in a row make the process unready; an
+//!   idle engine then tries a step of its own from time to time, and is ready again when one succeeds.
+//! - A panic ends the engine: what the thread owned is in no known state. Whoever was in the batch is told `INTERNAL`
+//!   (the request may be the cause, so nothing invites a retry), whoever waited `UNAVAILABLE`, and the process stays
+//!   unready until it is started again.
+
+mod drive;
+mod handle;
+mod inbox;
+mod load;
+mod outbox;
+mod pace;
+mod status;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod work;
+
+use tokio::time::Instant;
+use tracing::Span;
+use weft_runtime::health::Condition;
+
+pub(crate) use drive::{Started, start_stepped, start_thread};
+pub use handle::EngineHandle;
+pub(crate) use load::Plan;
+pub use outbox::{Event, Finished, Generation};
+pub use pace::{Gate, Pace};
+pub use status::EngineStatus;
+pub use timeline::Timings;
+
+use crate::{
+    error::EngineError,
+    metrics::{Outcome, Part},
+    model::{Batch, Model, ModelError, StepOutput, Wanted},
+    sampler::Sampler,
+    scheduler::{Fate, Scheduler},
+    sequence::Sequence,
+};
+use inbox::{Command, Inbox};
+use status::Reporter;
+use work::{Dealer, Hands, Work};
+
+/// Failed steps in a row after which the process is unready.
+const FAILURES_UNTIL_UNREADY: u32 = 3;
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It ran a batch.
+    Worked,
+    /// There was nothing to run.
+    Idle,
+    /// It was told to stop, and has answered everybody.
+    Stopped,
+}
+
+/// Owns the model and every sequence.
+pub(crate) struct Engine<M: Model + ?Sized> {
+    scheduler: Scheduler<Work>,
+    batch: Batch,
+    sampler: Sampler,
+    reporter: Reporter,
+    inbox: Inbox,
+    condition: Condition,
+    failures: u32,
+    model_id: String,
+    model: Box<M>,
+}
+
+impl<M: Model + ?Sized> Engine<M> {
+    /// One step: what arrived, who expired, a plan, a forward pass, the tokens.
+    pub(crate) fn step(&mut self) -> Turn {
+        let began = Instant::now();
+        if self.take_commands() == Turn::Stopped {
+            return Turn::Stopped;
+        }
+        self.drop_expired(began);
+        if !self.scheduler.has_work() {
+            self.publish();
+            return Turn::Idle;
+        }
+        self.run_batch(began);
+        self.publish();
+        Turn::Worked
+    }
+
+    fn take_commands(&mut self) -> Turn {
+        while let Some(command) = self.inbox.next() {
+            match command {
+                Command::Submit(sequence) => self.scheduler.enqueue(*sequence),
+                Command::Abort(rank) => {
+                    if let Some(sequence) = self.scheduler.remove(rank) {
+                        self.let_go(sequence, None, Outcome::Aborted);
+                    }
+                }
+                Command::Stop => {
+                    self.dismiss_all(&EngineError::Stopping, &EngineError::Stopping);
+                    return Turn::Stopped;
+                }
+            }
+        }
+        Turn::Worked
+    }
+
+    fn drop_expired(&mut self, now: Instant) {
+        while let Some(sequence) = self.scheduler.expire(now) {
+            self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired);
+        }
+    }
+
+    fn run_batch(&mut self, began: Instant) {
+        self.scheduler.schedule(&mut self.batch);
+        let planned = Instant::now();
+        self.note_begun(planned);
+        let span = self.step_span();
+        let output = span.in_scope(|| forward(self.model.as_mut(), &self.batch));
+        let computed = Instant::now();
+        match output {
+            Ok(output) => self.hand_out(output, computed),
+            Err(error) => self.fail_batch(&error),
+        }
+        let metrics = &self.reporter.metrics;
+        metrics.part_took(Part::Schedule, planned - began);
+        metrics.part_took(Part::Forward, computed - planned);
+        metrics.part_took(Part::Sample, computed.elapsed());
+    }
+
+    /// Notes who runs for the first time.
+    fn note_begun(&mut self, now: Instant) {
+        let (metrics, model) = (&self.reporter.metrics, &self.model_id);
+        self.scheduler.visit_planned(|sequence| {
+            let prompt_tokens = sequence.prompt_len();
+            if let Some(waited) = sequence.payload.timeline.begin(now, model, prompt_tokens) {
+                metrics.queue_time.observe(waited.as_secs_f64());
+            }
+        });
+    }
+
+    /// A root of its own that points to the requests in the step. At debug level: most have no use for it.
+    fn step_span(&mut self) -> Span {
+        let (rows, sequences) = (self.batch.token_ids.len(), self.batch.sequences.len());
+        let span = tracing::debug_span!(parent: None, "step", weft.rows = rows, weft.sequences = sequences);
+        if !span.is_disabled() {
+            self.scheduler.visit_planned(|sequence| {
+                span.follows_from(sequence.payload.timeline.call());
+            });
+        }
+        span
+    }
+
+    fn hand_out(&mut self, mut output: StepOutput, now: Instant) {
+        let (mut generated, mut prefilled) = (0, 0);
+        let rows = self.batch.token_ids.len();
+        let Self { scheduler, sampler, reporter, model, model_id, .. } = self;
+        let mut dealer = Dealer::new(&mut output, model.info());
+        let mut hands = Hands { sampler, metrics: &reporter.metrics, model: model_id, now };
+        let mut ended = 0;
+        scheduler.commit(&mut self.batch, |sequence, ran| {
+            let decodes = ran.rows == 1 && ran.first_position >= sequence.prompt_len();
+            prefilled += if decodes { 0 } else { ran.rows as u64 };
+            let before = sequence.output_len();
+            let outcome = work::settle(sequence, ran, dealer.next(ran.wanted), &mut hands);
+            generated += (sequence.output_len() - before) as u64;
+            let Some(outcome) = outcome else { return Fate::Stays };
+            hands.metrics.ended(outcome);
+            ended += 1;
+            Fate::Leaves
+        });
+        (0..ended).for_each(|_| reporter.place_freed(now));
+        reporter.stepped(rows, generated, prefilled);
+        model.recycle(output);
+        self.note_success();
+    }
+
+    fn fail_batch(&mut self, error: &ModelError) {
+        tracing::error!(error = %error, sequences = self.batch.sequences.len(), "a step failed");
+        let metrics = &self.reporter.metrics;
+        self.scheduler.commit(&mut self.batch, |sequence, _| {
+            sequence.payload.fail(EngineError::Step(error.to_string()));
+            metrics.ended(Outcome::StepFailed);
+            Fate::Leaves
+        });
+        self.note_failure(error);
+    }
+
+    fn note_failure(&mut self, error: &ModelError) {
+        self.failures += 1;
+        if self.failures >= FAILURES_UNTIL_UNREADY {
+            self.condition.fails(format!("{} steps in a row failed, the last with: {error}", self.failures));
+        }
+    }
+
+    fn note_success(&mut self) {
+        if self.failures >= FAILURES_UNTIL_UNREADY {
+            self.condition.holds();
+        }
+        self.failures = 0;
+    }
+
+    /// Answers everybody: `running` to those that run, `waiting` to those that wait.
+    fn dismiss_all(&mut self, running: &EngineError, waiting: &EngineError) {
+        while let Some((sequence, ran)) = self.scheduler.evict() {
+            let error = if ran { running } else { waiting };
+            self.let_go(sequence, Some(error.clone()), Outcome::Stopped);
+        }
+        while let Some(command) = self.inbox.next() {
+            if let Command::Submit(mut sequence) = command {
+                sequence.payload.fail(waiting.clone());
+            }
+        }
+        self.publish();
+    }
+
+    fn let_go(&mut self, mut sequence: Sequence<Work>, error: Option<EngineError>, outcome: Outcome) {
+        if let Some(error) = error {
+            sequence.payload.fail(error);
+        }
+        self.reporter.metrics.ended(outcome);
+        self.reporter.place_freed(Instant::now());
+    }
+
+    fn publish(&mut self) {
+        self.reporter.publish(&self.scheduler, self.inbox.taken());
+    }
+}
+
+/// Runs the model and checks that it gave what was asked for.
+fn forward<M: Model + ?Sized>(model: &mut M, batch: &Batch) -> Result<StepOutput, ModelError> {
+    let output = model.forward(batch)?;
+    let info = model.info();
+    let count = |wanted| batch.sequences.iter().filter(|share| share.output == wanted).count();
+    let logits = count(Wanted::LastLogits) * info.vocabulary_size;
+    let sums = count(Wanted::HiddenSum) * info.hidden_size;
+    if (output.logits.len(), output.hidden_sums.len()) == (logits, sums) {
+        return Ok(output);
+    }
+    Err(ModelError::Step(format!(
+        "it gave {} logits and {} hidden values; {logits} and {sums} were asked for",
+        output.logits.len(),
+        output.hidden_sums.len()
+    )))
+}

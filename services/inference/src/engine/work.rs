@@ -1,0 +1,231 @@
+//! What the engine keeps with a sequence: who waits for it, and what is done with what the model gives.
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    time::Instant,
+};
+
+use super::{
+    outbox::{Event, Finished, Outbox},
+    timeline::Timeline,
+};
+use crate::{
+    error::EngineError,
+    metrics::{EngineMetrics, Outcome},
+    model::Wanted,
+    sampler::{Chooser, Sampler, SamplingError},
+    scheduler::Ran,
+    sequence::Sequence,
+    stop::{Ending, StopRules},
+};
+
+/// A request's own part of a sequence.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) timeline: Timeline,
+    pub(super) answer: Answer,
+    /// Held as long as the request is.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+/// Who waits, and for what.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A stream of tokens.
+    Tokens(Box<Tokens>),
+    /// One vector.
+    Embedding(Embedding),
+}
+
+/// A generation.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    pub(super) outbox: Outbox,
+    pub(super) chooser: Chooser,
+    pub(super) rules: StopRules,
+}
+
+/// A mean of hidden states in the making.
+#[derive(Debug)]
+pub(super) struct Embedding {
+    pub(super) sum: Vec<f32>,
+    /// Gone once it was used.
+    pub(super) reply: Option<oneshot::Sender<Result<Vec<f32>, EngineError>>>,
+}
+
+/// What a step gave to one sequence.
+pub(super) enum Given<'a> {
+    /// Logits of its last row.
+    Logits(&'a mut [f32]),
+    /// The sum of the hidden states of its rows.
+    HiddenSum(&'a [f32]),
+    /// Nothing: its prompt goes on.
+    Nothing,
+}
+
+/// What handing out needs beside the sequence.
+pub(super) struct Hands<'a> {
+    pub(super) sampler: &'a mut Sampler,
+    pub(super) metrics: &'a EngineMetrics,
+    pub(super) model: &'a str,
+    pub(super) now: Instant,
+}
+
+/// How far a sequence is.
+#[derive(Clone, Copy)]
+struct Seen {
+    prompt_tokens: usize,
+    generated: usize,
+    preemptions: u32,
+    complete: bool,
+}
+
+impl Work {
+    /// Tells whoever waits that there will be no answer, or no more of it.
+    pub(super) fn fail(&mut self, error: EngineError) {
+        match &mut self.answer {
+            Answer::Tokens(tokens) => tokens.outbox.send(Err(error)),
+            Answer::Embedding(embedding) => embedding.reply(Err(error)),
+        };
+    }
+}
+
+/// Does with a sequence what the step has given it. Answers how it ended, if it did.
+pub(super) fn settle(
+    sequence: &mut Sequence<Work>,
+    ran: Ran,
+    given: Given<'_>,
+    hands: &mut Hands<'_>,
+) -> Option<Outcome> {
+    let seen = Seen {
+        prompt_tokens: sequence.prompt_len(),
+        generated: sequence.output_len(),
+        preemptions: sequence.preemptions,
+        complete: sequence.remaining() == 0,
+    };
+    let Work { timeline, answer, .. } = &mut sequence.payload;
+    match (answer, given) {
+        (Answer::Tokens(tokens), Given::Logits(logits)) => {
+            let (token, outcome) = tokens.next(logits, seen, timeline, hands);
+            token.into_iter().for_each(|token| sequence.push(token));
+            outcome
+        }
+        (Answer::Embedding(embedding), Given::HiddenSum(sum)) => {
+            embedding.add(sum, ran.first_position == 0);
+            seen.complete.then(|| embedding.finish(seen.prompt_tokens))
+        }
+        _ => None,
+    }
+}
+
+impl Tokens {
+    /// Chooses the next token and hands it out.
+    fn next(
+        &mut self,
+        logits: &mut [f32],
+        seen: Seen,
+        timeline: &mut Timeline,
+        hands: &mut Hands<'_>,
+    ) -> (Option<u32>, Option<Outcome>) {
+        let choice = match self.choose(logits, seen, hands.sampler) {
+            Ok(choice) => choice,
+            Err(error) => {
+                self.outbox.send(Err(error.into()));
+                return (None, Some(Outcome::UnusableOutput));
+            }
+        };
+        if seen.generated == 0 {
+            let waited = timeline.first_token(hands.now, hands.model);
+            hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
+            let (prompt_tokens, seed) = (seen.prompt_tokens, self.chooser.seed());
+            self.outbox.send(Ok(Event::Started { prompt_tokens, seed }));
+        }
+        let (token, generated) = (choice.token, seen.generated + 1);
+        let listens = self.outbox.send(Ok(Event::Token(choice)));
+        let outcome = match self.rules.after(token, generated) {
+            Some(ending) => Some(self.finish(ending, Seen { generated, ..seen }, timeline, hands)),
+            None if listens => None,
+            None => Some(Outcome::Aborted),
+        };
+        (Some(token), outcome)
+    }
+
+    fn choose(
+        &mut self,
+        logits: &mut [f32],
+        seen: Seen,
+        sampler: &mut Sampler,
+    ) -> Result<crate::sampler::Choice, SamplingError> {
+        let position = seen.prompt_tokens + seen.generated;
+        sampler.choose(logits, &mut self.chooser, self.rules.forbidden(seen.generated), position)
+    }
+
+    fn finish(&self, ending: Ending, seen: Seen, timeline: &Timeline, hands: &Hands<'_>) -> Outcome {
+        let (outcome, reason) = match ending {
+            Ending::Stop(_) => (Outcome::Stop, "stop"),
+            Ending::Length => (Outcome::Length, "length"),
+        };
+        let timings = timeline.finish(hands.now, seen.preemptions, seen.generated, reason);
+        if seen.generated > 1 {
+            let each = timings.decode.as_secs_f64() / (seen.generated - 1) as f64;
+            hands.metrics.time_per_output_token.observe(each);
+        }
+        let (prompt_tokens, completion_tokens) = (seen.prompt_tokens, seen.generated);
+        self.outbox.send(Ok(Event::Finished(Finished { ending, prompt_tokens, completion_tokens, timings })));
+        outcome
+    }
+}
+
+impl Embedding {
+    /// Adds a chunk's hidden states; `anew` where it is the first chunk, perhaps for the second time.
+    fn add(&mut self, chunk: &[f32], anew: bool) {
+        if anew {
+            self.sum.clear();
+            self.sum.resize(chunk.len(), 0.0);
+        }
+        self.sum.iter_mut().zip(chunk).for_each(|(total, part)| *total += part);
+    }
+
+    /// Answers with the mean of `count` hidden states, scaled to length 1.
+    fn finish(&mut self, count: usize) -> Outcome {
+        let mean = |value: &f32| f64::from(*value) / count as f64;
+        let length = self.sum.iter().map(|value| mean(value).powi(2)).sum::<f64>().sqrt();
+        if !length.is_finite() || length == 0.0 {
+            self.reply(Err(EngineError::NoEmbedding));
+            return Outcome::UnusableOutput;
+        }
+        let unit = self.sum.iter().map(|value| (mean(value) / length) as f32).collect();
+        self.reply(Ok(unit));
+        Outcome::Embedded
+    }
+
+    /// Answers whether somebody still waited.
+    fn reply(&mut self, answer: Result<Vec<f32>, EngineError>) -> bool {
+        self.reply.take().is_some_and(|reply| reply.send(answer).is_ok())
+    }
+}
+
+/// Deals out what a step gave, sequence by sequence in the batch's order.
+pub(super) struct Dealer<'a> {
+    logits: std::slice::ChunksExactMut<'a, f32>,
+    hidden_sums: std::slice::ChunksExact<'a, f32>,
+}
+
+impl<'a> Dealer<'a> {
+    /// `vocabulary_size` logits and `hidden_size` sums for each sequence that wants them.
+    pub(super) fn new(output: &'a mut crate::model::StepOutput, info: &crate::model::ModelInfo) -> Self {
+        Self {
+            logits: output.logits.chunks_exact_mut(info.vocabulary_size),
+            hidden_sums: output.hidden_sums.chunks_exact(info.hidden_size),
+        }
+    }
+
+    pub(super) fn next(&mut self, wanted: Wanted) -> Given<'a> {
+        match wanted {
+            Wanted::Nothing => None,
+            Wanted::LastLogits => self.logits.next().map(Given::Logits),
+            Wanted::HiddenSum => self.hidden_sums.next().map(Given::HiddenSum),
+        }
+        .unwrap_or(Given::Nothing)
+    }
+}

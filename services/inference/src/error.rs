@@ -1,0 +1,105 @@
+//! What can go wrong, and what a caller is told.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use weft_runtime::{BoxError, status};
+
+use crate::sampler::SamplingError;
+
+/// Why the engine did not, or not wholly, do what it was asked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// No place is free.
+    #[error("{held} of at most {capacity} requests are held already")]
+    QueueFull {
+        /// Requests that run or wait.
+        held: usize,
+        /// The most there may be.
+        capacity: usize,
+        /// When a place is likely to be free, by the pace of the last requests.
+        retry_after: Duration,
+    },
+    /// The process is about to stop: it finishes what it has, and takes nothing new.
+    #[error("this replica is draining")]
+    Draining,
+    /// The process stops now.
+    #[error("this replica is stopping")]
+    Stopping,
+    /// The caller's time was over before the request was done.
+    #[error("the deadline passed before the request was done")]
+    Expired,
+    /// The model could not compute the step.
+    #[error("{0}")]
+    Step(String),
+    /// No token could be chosen.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The sum of the hidden states has no direction.
+    #[error("the model gave hidden states that are not numbers, or all zero")]
+    NoEmbedding,
+    /// The engine broke while the request was in its batch.
+    #[error("the engine panicked in a step that the request was part of")]
+    Panicked,
+    /// The engine is gone.
+    #[error("the engine has stopped")]
+    Gone,
+}
+
+impl From<EngineError> for Status {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::QueueFull { retry_after, .. } => {
+                status::unavailable("QUEUE_FULL", error.to_string(), Some(retry_after))
+            }
+            EngineError::Draining => status::unavailable("DRAINING", error.to_string(), None),
+            EngineError::Stopping => status::unavailable("STOPPING", error.to_string(), None),
+            EngineError::Gone => status::unavailable("ENGINE_STOPPED", error.to_string(), None),
+            EngineError::Expired => status::answer(Code::DeadlineExceeded, &error),
+            // A request that broke a step may break it on every replica: nothing that invites a retry.
+            EngineError::Step(_)
+            | EngineError::Sampling(_)
+            | EngineError::NoEmbedding
+            | EngineError::Panicked => status::answer(Code::Internal, &error),
+        }
+    }
+}
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The model could not be loaded.
+    #[error("the model could not be loaded")]
+    Load(#[source] BoxError),
+    /// This binary can load no model.
+    #[error("this build holds no backend: it was built without the feature `torch`")]
+    NoBackend,
+    /// What the model recommends for sampling is out of range.
+    #[error("the model's generation defaults are not usable: {0}")]
+    Defaults(String),
+    /// The cache could not hold a single sequence.
+    #[error(
+        "kv_cache.memory = {memory} bytes is too small: one block of {block_size} tokens takes {block_bytes} bytes, and at \
+         least 2 are needed"
+    )]
+    CacheTooSmall {
+        /// Bytes that the configuration gives.
+        memory: u64,
+        /// Tokens in a block.
+        block_size: usize,
+        /// Bytes that a block takes.
+        block_bytes: u64,
+    },
+    /// The cache's memory is not to be had.
+    #[error("the KV cache could not be allocated")]
+    Cache(#[source] BoxError),
+    /// The first steps failed.
+    #[error("the model was loaded but could not compute its first step: {0}")]
+    WarmUp(String),
+    /// The engine broke while it loaded.
+    #[error("the engine panicked while it loaded the model")]
+    Panicked,
+    /// The engine's thread could not be started.
+    #[error("the engine's thread could not be started")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,296 @@
+//! The wire. The only file that names generated types.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::Stream;
+use tonic::{Request, Response, Status};
+use weft_proto::{
+    common::v1 as common,
+    inference::v1::{
+        self as wire,
+        generate_response::Event as WireEvent,
+        inference_service_server::{InferenceService, InferenceServiceServer},
+    },
+};
+use weft_runtime::{Deadline, status::unserved};
+
+use crate::{
+    config::SchedulerConfig,
+    engine::{EngineHandle, Event, Finished, Generation, Timings},
+    error::EngineError,
+    model::ModelInfo,
+    request::{GenerateRequest, Served, check_embed},
+    sampler::{Choice, SamplingRequest},
+    stop::Ending,
+};
+
+/// What the service says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// The name under which the model is served.
+    pub(crate) model_id: String,
+    /// The model.
+    pub(crate) info: ModelInfo,
+    /// The bounds of the batch and the queue.
+    pub(crate) scheduler: SchedulerConfig,
+    /// Tokens in a block.
+    pub(crate) block_size: usize,
+}
+
+/// The service over an engine.
+pub(crate) fn service(
+    engine: EngineHandle,
+    served: Served,
+    about: About,
+) -> InferenceServiceServer<impl InferenceService> {
+    InferenceServiceServer::new(Inference { engine, served, about })
+}
+
+#[derive(Debug)]
+struct Inference {
+    engine: EngineHandle,
+    served: Served,
+    about: About,
+}
+
+#[tonic::async_trait]
+impl InferenceService for Inference {
+    type GenerateStream = Tokens;
+
+    async fn generate(
+        &self,
+        request: Request<wire::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let deadline = Deadline::of(&request).map(Deadline::instant);
+        let request = request.into_inner();
+        refuse_unserved(&request)?;
+        let request = GenerateRequest::from(request).check(&self.served, rand::random)?;
+        Ok(Response::new(Tokens::of(self.engine.generate(request, deadline)?)))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<wire::EmbedRequest>,
+    ) -> Result<Response<wire::EmbedResponse>, Status> {
+        let deadline = Deadline::of(&request).map(Deadline::instant);
+        let inputs = request.into_inner().inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
+        check_embed(&inputs, &self.served)?;
+        let vectors = self.engine.embed(inputs, deadline).await?;
+        let embeddings = vectors.into_iter().map(|values| wire::Embedding { values }).collect();
+        Ok(Response::new(wire::EmbedResponse { embeddings }))
+    }
+
+    async fn score(&self, _: Request<wire::ScoreRequest>) -> Result<Response<wire::ScoreResponse>, Status> {
+        Err(unserved("Score"))
+    }
+
+    async fn load_adapter(
+        &self,
+        _: Request<wire::LoadAdapterRequest>,
+    ) -> Result<Response<wire::LoadAdapterResponse>, Status> {
+        Err(unserved("LoadAdapter"))
+    }
+
+    async fn unload_adapter(
+        &self,
+        _: Request<wire::UnloadAdapterRequest>,
+    ) -> Result<Response<wire::UnloadAdapterResponse>, Status> {
+        Err(unserved("UnloadAdapter"))
+    }
+
+    async fn list_adapters(
+        &self,
+        _: Request<wire::ListAdaptersRequest>,
+    ) -> Result<Response<wire::ListAdaptersResponse>, Status> {
+        Err(unserved("ListAdapters"))
+    }
+
+    async fn get_model_info(
+        &self,
+        _: Request<wire::GetModelInfoRequest>,
+    ) -> Result<Response<wire::GetModelInfoResponse>, Status> {
+        let About { model_id, info, .. } = self.about.clone();
+        Ok(Response::new(wire::GetModelInfoResponse {
+            model_id,
+            architecture: info.architecture,
+            dtype: info.dtype,
+            device: info.device,
+            vocabulary_size: count(info.vocabulary_size),
+            context_length: count(self.served.context_length),
+            hidden_size: count(info.hidden_size),
+            end_token_ids: info.end_token_ids,
+            tokenizer_fingerprint: info.tokenizer_fingerprint,
+            parameters: info.parameters,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn get_engine_status(
+        &self,
+        _: Request<wire::GetEngineStatusRequest>,
+    ) -> Result<Response<wire::GetEngineStatusResponse>, Status> {
+        let status = self.engine.status();
+        Ok(Response::new(wire::GetEngineStatusResponse {
+            waiting: count(status.waiting),
+            running: count(status.running),
+            max_waiting: count(self.about.scheduler.max_waiting),
+            max_running: count(self.about.scheduler.max_sequences),
+            kv_blocks_total: count(status.blocks_total),
+            kv_blocks_free: count(status.blocks_free),
+            kv_block_size: count(self.about.block_size),
+            steps: status.steps,
+            generated_tokens: status.generated,
+            prefilled_tokens: status.prefilled,
+            preemptions: status.preemptions,
+        }))
+    }
+}
+
+/// Names the first field that is set and not served yet.
+fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
+    let fields = [
+        ("adapter_id", request.adapter_id.is_some()),
+        ("cache_salt", request.cache_salt.is_some()),
+        ("constraint", request.constraint.is_some()),
+        ("n", request.n.is_some_and(|n| n > 1)),
+        ("prompt_top_logprobs", request.prompt_top_logprobs.is_some()),
+    ];
+    fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
+}
+
+impl From<wire::GenerateRequest> for GenerateRequest {
+    fn from(request: wire::GenerateRequest) -> Self {
+        let stop = request.stop.unwrap_or_default();
+        Self {
+            prompt: request.prompt_token_ids,
+            sampling: request.sampling.unwrap_or_default().into(),
+            max_tokens: stop.max_tokens,
+            min_tokens: stop.min_tokens,
+            stop_token_ids: stop.stop_token_ids,
+            ignore_eos: stop.ignore_eos,
+            top_logprobs: request.top_logprobs,
+            priority: request.priority,
+        }
+    }
+}
+
+impl From<common::SamplingParams> for SamplingRequest {
+    fn from(params: common::SamplingParams) -> Self {
+        Self {
+            temperature: params.temperature,
+            top_p: params.top_p,
+            top_k: params.top_k,
+            min_p: params.min_p,
+            repetition_penalty: params.repetition_penalty,
+            frequency_penalty: params.frequency_penalty,
+            presence_penalty: params.presence_penalty,
+            logit_bias: params.logit_bias.into_iter().collect(),
+            seed: params.seed,
+        }
+    }
+}
+
+/// A generation as messages. Tokens that have gathered while the reader was slow travel together.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    generation: Generation,
+    /// Taken from the generation and not sent yet.
+    held: VecDeque<Result<Event, EngineError>>,
+}
+
+/// The most tokens in a message: what a slow reader missed should not become one big frame.
+const MAX_TOGETHER: usize = 64;
+
+impl Tokens {
+    fn of(generation: Generation) -> Self {
+        Self { generation, held: VecDeque::new() }
+    }
+
+    /// Takes what is there without waiting.
+    fn gather(&mut self, context: &mut Context<'_>) {
+        while self.held.len() < MAX_TOGETHER {
+            let Poll::Ready(Some(event)) = Pin::new(&mut self.generation).poll_next(context) else { return };
+            self.held.push_back(event);
+        }
+    }
+
+    /// The next message of what is held.
+    fn message(&mut self) -> Option<Result<wire::GenerateResponse, Status>> {
+        let event = match self.held.pop_front()? {
+            Err(error) => return Some(Err(error.into())),
+            Ok(Event::Started { prompt_tokens, seed }) => {
+                WireEvent::Started(wire::Started { prompt_tokens: count(prompt_tokens), seed })
+            }
+            Ok(Event::Finished(finished)) => WireEvent::Finished(finished.into()),
+            Ok(Event::Token(choice)) => {
+                let mut tokens = vec![choice.into()];
+                while let Some(Ok(Event::Token(_))) = self.held.front() {
+                    let Some(Ok(Event::Token(choice))) = self.held.pop_front() else { break };
+                    tokens.push(choice.into());
+                }
+                WireEvent::Tokens(wire::Tokens { tokens })
+            }
+        };
+        Some(Ok(wire::GenerateResponse { event: Some(event) }))
+    }
+}
+
+impl Stream for Tokens {
+    type Item = Result<wire::GenerateResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.held.is_empty() {
+            let Some(event) = ready!(Pin::new(&mut self.generation).poll_next(context)) else {
+                return Poll::Ready(None);
+            };
+            self.held.push_back(event);
+            self.gather(context);
+        }
+        Poll::Ready(self.message())
+    }
+}
+
+impl From<Choice> for wire::Token {
+    fn from(choice: Choice) -> Self {
+        let (logprob, top) = choice.logprobs.map_or((None, Vec::new()), |all| (Some(all.chosen), all.top));
+        let top_logprobs = top.into_iter().map(|(id, logprob)| wire::TokenLogprob { id, logprob }).collect();
+        Self { id: choice.token, logprob, top_logprobs }
+    }
+}
+
+impl From<Finished> for wire::Finished {
+    fn from(finished: Finished) -> Self {
+        let (reason, stop_token_id) = match finished.ending {
+            Ending::Stop(id) => (common::FinishReason::Stop, Some(id)),
+            Ending::Length => (common::FinishReason::Length, None),
+        };
+        let usage = common::Usage {
+            prompt_tokens: count(finished.prompt_tokens),
+            completion_tokens: count(finished.completion_tokens),
+            cached_prompt_tokens: 0,
+        };
+        let timings = Some(finished.timings.into());
+        Self { reason: reason.into(), stop_token_id, usage: Some(usage), timings }
+    }
+}
+
+impl From<Timings> for wire::Timings {
+    fn from(timings: Timings) -> Self {
+        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            queue_micros: micros(timings.queue),
+            prefill_micros: micros(timings.prefill),
+            decode_micros: micros(timings.decode),
+            preemptions: timings.preemptions,
+        }
+    }
+}
+
+/// A count on the wire; none of ours comes near the type's end.
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

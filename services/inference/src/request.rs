@@ -1,0 +1,175 @@
+//! What a caller asks, checked against the model and the limits. Everything that is wrong is reported at once.
+
+use tonic::Status;
+use weft_runtime::status::Violations;
+
+use crate::{
+    sampler::{Defaults, SamplingParams, SamplingRequest},
+    stop::StopRules,
+};
+
+/// The most ids that a request may stop at.
+const MAX_STOP_IDS: usize = 64;
+/// The most of the likeliest tokens that are reported at each position.
+const MAX_TOP_LOGPROBS: u32 = 20;
+/// The highest priority; the lowest is its negative.
+const MAX_PRIORITY: i32 = 100;
+
+/// What requests are checked against.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Logits per position: every id is below it.
+    pub vocabulary_size: usize,
+    /// Longest sequence, prompt and output together: what the model's positions and the whole cache allow.
+    pub context_length: usize,
+    /// The most tokens of a prompt.
+    pub max_prompt_tokens: usize,
+    /// The most new tokens.
+    pub max_new_tokens: usize,
+    /// The most inputs of one Embed call.
+    pub max_embed_inputs: usize,
+    /// Ids that end a generation.
+    pub end_token_ids: Vec<u32>,
+    /// What the model recommends for sampling.
+    pub defaults: Defaults,
+}
+
+/// A generation as asked for.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateRequest {
+    /// Ids to go on from.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingRequest,
+    /// At most this many new tokens.
+    pub max_tokens: Option<u32>,
+    /// No end before this many new tokens.
+    pub min_tokens: Option<u32>,
+    /// Ids that end it, beside the model's own.
+    pub stop_token_ids: Vec<u32>,
+    /// Go on past the model's own end tokens.
+    pub ignore_eos: bool,
+    /// Report log-probabilities, and of this many of the likeliest.
+    pub top_logprobs: Option<u32>,
+    /// Higher runs earlier.
+    pub priority: Option<i32>,
+}
+
+/// A generation that can be run.
+#[derive(Clone, Debug)]
+pub struct Generate {
+    /// Ids to go on from: at least one, each in the vocabulary.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub params: SamplingParams,
+    /// When it ends. Prompt and output fit the context.
+    pub rules: StopRules,
+    /// Report log-probabilities, and of this many of the likeliest.
+    pub top_logprobs: Option<usize>,
+    /// Higher runs earlier.
+    pub priority: i32,
+}
+
+impl GenerateRequest {
+    /// Checks everything. `seed` is asked for a fresh one where the request has none.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` with every field that breaks a rule.
+    pub fn check(self, served: &Served, seed: impl FnOnce() -> u64) -> Result<Generate, Status> {
+        let mut violations = Violations::new();
+        check_prompt(&self.prompt, served, &mut violations);
+        let rules = self.rules(served, &mut violations);
+        let top_logprobs = self.top_logprobs;
+        violations.require(top_logprobs.is_none_or(|top| top <= MAX_TOP_LOGPROBS), "top_logprobs", || {
+            format!("is {}; must be at most {MAX_TOP_LOGPROBS}", top_logprobs.unwrap_or_default())
+        });
+        let priority = self.priority.unwrap_or(0);
+        violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
+            format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        });
+        let params = self.sampling.resolve(&served.defaults, served.vocabulary_size, seed, &mut violations);
+        violations.into_result()?;
+        let top_logprobs = top_logprobs.map(|top| top as usize);
+        Ok(Generate { prompt: self.prompt, params, rules, top_logprobs, priority })
+    }
+
+    fn rules(&self, served: &Served, violations: &mut Violations) -> StopRules {
+        let max_tokens = self.checked_max_tokens(served, violations);
+        let min_tokens = self.min_tokens.unwrap_or(0) as usize;
+        violations.require(min_tokens <= max_tokens, "stop.min_tokens", || {
+            format!("is {min_tokens}; must be at most max_tokens ({max_tokens})")
+        });
+        violations.require(self.stop_token_ids.len() <= MAX_STOP_IDS, "stop.stop_token_ids", || {
+            format!("has {} ids; must have at most {MAX_STOP_IDS}", self.stop_token_ids.len())
+        });
+        check_ids("stop.stop_token_ids", &self.stop_token_ids, served, violations);
+        let mut ending = self.stop_token_ids.clone();
+        if !self.ignore_eos {
+            ending.extend_from_slice(&served.end_token_ids);
+        }
+        StopRules::new(max_tokens, min_tokens, ending)
+    }
+
+    /// As many new tokens as asked for; where nothing was asked, as many as fit.
+    fn checked_max_tokens(&self, served: &Served, violations: &mut Violations) -> usize {
+        let room = served.context_length.saturating_sub(self.prompt.len());
+        let Some(asked) = self.max_tokens else { return room.min(served.max_new_tokens) };
+        let asked = asked as usize;
+        let field = "stop.max_tokens";
+        violations.require(asked > 0, field, || "is 0; must be at least 1".to_owned());
+        violations.require(asked <= served.max_new_tokens, field, || {
+            format!("is {asked}; must be at most {}, the service's limit", served.max_new_tokens)
+        });
+        // A prompt that leaves no room is a violation of its own.
+        violations.require(asked <= room || room == 0, field, || {
+            let (prompt, context) = (self.prompt.len(), served.context_length);
+            format!("is {asked}; with a prompt of {prompt} tokens must be at most {room} to fit the context of {context}")
+        });
+        asked
+    }
+}
+
+/// Checks the inputs of an Embed call.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with every input that breaks a rule.
+pub fn check_embed(inputs: &[Vec<u32>], served: &Served) -> Result<(), Status> {
+    let mut violations = Violations::new();
+    let (count, most) = (inputs.len(), served.max_embed_inputs);
+    violations.require(count > 0, "inputs", || "is empty; must have at least 1 input".to_owned());
+    if count > most {
+        violations.push("inputs", format!("has {count} inputs; must have at most {most}"));
+        return violations.into_result();
+    }
+    let longest = served.context_length.min(served.max_prompt_tokens);
+    for (index, input) in inputs.iter().enumerate() {
+        let field = format!("inputs[{index}].token_ids");
+        check_length(&field, input.len(), longest, &mut violations);
+        check_ids(&field, input, served, &mut violations);
+    }
+    violations.into_result()
+}
+
+fn check_prompt(prompt: &[u32], served: &Served, violations: &mut Violations) {
+    let longest = served.max_prompt_tokens.min(served.context_length.saturating_sub(1));
+    check_length("prompt_token_ids", prompt.len(), longest, violations);
+    check_ids("prompt_token_ids", prompt, served, violations);
+}
+
+fn check_length(field: &str, length: usize, longest: usize, violations: &mut Violations) {
+    violations.require(length > 0, field, || "is empty; must have at least 1 id".to_owned());
+    violations.require(length <= longest, field, || format!("has {length} ids; must have at most {longest}"));
+}
+
+/// Notes the first id that the vocabulary does not have, and how many there are: a long prompt may be wrong throughout.
+fn check_ids(field: &str, ids: &[u32], served: &Served, violations: &mut Violations) {
+    let size = served.vocabulary_size;
+    let mut unknown = ids.iter().enumerate().filter(|(_, id)| **id as usize >= size);
+    let Some((index, id)) = unknown.next() else { return };
+    let more = match unknown.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    violations
+        .push(format!("{field}[{index}]"), format!("is {id}; must be below the vocabulary's {size}{more}"));
+}

@@ -1,0 +1,100 @@
+//! From logits to a token.
+//!
+//! Map: `params` (how a request wants its tokens chosen), `edits` (bias, penalties, forbidden ids: changes to single
+//! logits, undone afterwards), `select` (the likeliest k without sorting the rest), `weights` (exponentials, in
+//! lanes), `draws` (one seeded stream a sequence), `choose` (greedy, full and truncated sampling), `logprobs`.
+//!
+//! Rules:
+//! - The order is: bias, repetition penalty, frequency and presence penalty, forbidden ids, temperature, top-k, top-p,
+//!   min-p. Among equal logits the lowest id comes first, everywhere.
+//! - Log-probabilities are those of the model's own logits, before any of that.
+//! - What is drawn depends on the seed and on the token's position in its sequence, on nothing else: neither
+//!   preemption nor company in the batch nor a resumption elsewhere changes it.
+//! - A logit that is not a number (or is +inf) is an error of that sequence alone; -inf means "never".
+
+mod choose;
+mod draws;
+mod edits;
+mod logprobs;
+mod params;
+mod select;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+pub use choose::SamplingError;
+pub use logprobs::Logprobs;
+pub use params::{Defaults, SamplingParams, SamplingRequest};
+
+use choose::Scratch;
+use draws::Draws;
+use edits::Edits;
+
+/// A token, and how likely it was where that was asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The token's id.
+    pub token: u32,
+    /// How likely it and the likeliest were under the model's own distribution.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// How one sequence has its tokens chosen: its parameters, its random stream, and what it has said so far.
+#[derive(Debug)]
+pub struct Chooser {
+    params: SamplingParams,
+    top_logprobs: Option<usize>,
+    draws: Draws,
+    said: edits::Said,
+}
+
+impl Chooser {
+    /// For a sequence that starts from `prompt`. `top_logprobs` asks for log-probabilities, and for how many of the
+    /// likeliest.
+    pub fn new(params: SamplingParams, top_logprobs: Option<usize>, prompt: &[u32]) -> Self {
+        let said = edits::Said::new(&params, prompt);
+        let draws = Draws::new(params.seed);
+        Self { params, top_logprobs, draws, said }
+    }
+
+    /// The seed in use.
+    pub fn seed(&self) -> u64 {
+        self.params.seed
+    }
+}
+
+/// Chooses tokens. Holds only memory that is used again for every sequence.
+#[derive(Debug, Default)]
+pub struct Sampler {
+    edits: Edits,
+    scratch: Scratch,
+}
+
+impl Sampler {
+    /// Chooses the token at `position` of a sequence and notes it with the chooser. `forbidden` ids are not chosen.
+    /// The logits are the same again afterwards where log-probabilities are asked for, else unspecified.
+    ///
+    /// # Errors
+    /// A logit is not a number, or no token is possible.
+    pub fn choose(
+        &mut self,
+        logits: &mut [f32],
+        chooser: &mut Chooser,
+        forbidden: &[u32],
+        position: usize,
+    ) -> Result<Choice, SamplingError> {
+        let highest = weights::highest(logits).ok_or(SamplingError::NotANumber)?;
+        let edited = self.edits.apply(logits, &chooser.params, &chooser.said, forbidden);
+        let highest_edited = if edited { weights::highest(logits) } else { Some(highest) };
+        let highest_edited = highest_edited.ok_or(SamplingError::NotANumber)?;
+        let draw = || chooser.draws.at(position);
+        let token = self.scratch.token(logits, highest_edited, &chooser.params, draw)?;
+        let logprobs = chooser.top_logprobs.map(|top| {
+            self.edits.undo(logits);
+            logprobs::of(logits, highest, token, top, &mut self.scratch)
+        });
+        chooser.said.note(token);
+        Ok(Choice { token, logprobs })
+    }
+}

@@ -1,0 +1,163 @@
+//! Who runs in the next step, and for how many tokens.
+//!
+//! Map: `queue` (what is held and where: waiting, running, deadlines), `plan` (the step's plan: decodes, chunks of
+//! prompts, admissions, preemption), this file (the doors).
+//!
+//! Rules:
+//! - Decodes are planned first, so that no running sequence stalls behind a prompt; prompts share what is left of the
+//!   token budget, in chunks; then the head of the queue is admitted, never one behind it.
+//! - A prompt gets all its blocks when it is admitted, so only decodes can run out of blocks. Where one does, the
+//!   sequence that ranks last gives up its blocks and is computed again later. It ranks behind every sequence that was
+//!   planned before, so a plan is never taken back; and the first of the running never gives way to anyone.
+//! - What is asked for must fit: nothing may be enqueued that needs more blocks than there are.
+//! - A plan is followed by a `commit`, which brings the block tables home.
+
+mod plan;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use tokio::time::Instant;
+
+use crate::{
+    kv_cache::BlockPool,
+    model::{Batch, Wanted},
+    sequence::{Rank, Sequence},
+};
+use queue::Queue;
+
+/// What bounds a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// The most sequences that run at once.
+    pub max_sequences: usize,
+    /// The most tokens that a step computes; at least `max_sequences`.
+    pub max_batched_tokens: usize,
+}
+
+/// Whether a sequence goes on after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It runs on.
+    Stays,
+    /// It is done: its blocks are free from here on.
+    Leaves,
+}
+
+/// What a sequence has to show after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// What the model was asked for.
+    pub wanted: Wanted,
+    /// The position of its first row in this step.
+    pub first_position: usize,
+    /// How many rows it had.
+    pub rows: usize,
+}
+
+/// Holds every sequence and every block, and plans each step. `T` is what the engine keeps with a sequence.
+#[derive(Debug)]
+pub struct Scheduler<T> {
+    limits: StepLimits,
+    pool: BlockPool,
+    queue: Queue<T>,
+    /// Who is in the current plan: indices of running sequences, in the order of the batch.
+    planned: Vec<usize>,
+    preemptions: u64,
+}
+
+impl<T> Scheduler<T> {
+    /// A scheduler with nothing to do.
+    pub fn new(limits: StepLimits, pool: BlockPool) -> Self {
+        Self { limits, pool, queue: Queue::default(), planned: Vec::new(), preemptions: 0 }
+    }
+
+    /// Puts a sequence into the queue.
+    pub fn enqueue(&mut self, sequence: Sequence<T>) {
+        self.queue.enqueue(sequence);
+    }
+
+    /// Takes a sequence out, waiting or running, and frees its blocks.
+    pub fn remove(&mut self, rank: Rank) -> Option<Sequence<T>> {
+        let sequence = self.queue.remove(rank)?;
+        Some(self.freed(sequence))
+    }
+
+    /// Takes out one sequence whose deadline has passed, waiting or running, and frees its blocks.
+    pub fn expire(&mut self, now: Instant) -> Option<Sequence<T>> {
+        let sequence = self.queue.expire(now)?;
+        Some(self.freed(sequence))
+    }
+
+    /// Takes out any sequence, those that run first, and says whether it ran: for the end of all things.
+    pub fn evict(&mut self) -> Option<(Sequence<T>, bool)> {
+        let ran = self.running() > 0;
+        let sequence = self.queue.evict()?;
+        Some((self.freed(sequence), ran))
+    }
+
+    /// Plans a step into `batch`, whose former content is dropped. It has rows whenever there is work.
+    pub fn schedule(&mut self, batch: &mut Batch) {
+        batch.token_ids.clear();
+        batch.positions.clear();
+        batch.sequences.clear();
+        self.plan(batch);
+    }
+
+    /// Shows the sequences of the current plan, in the batch's order.
+    pub fn visit_planned(&mut self, mut visit: impl FnMut(&mut Sequence<T>)) {
+        for index in &self.planned {
+            visit(&mut self.queue.running[*index].sequence);
+        }
+    }
+
+    /// Ends a step: takes the block tables back and lets `settle` say of each planned sequence, in the batch's order,
+    /// whether it goes on. Those that leave are dropped and their blocks are free.
+    pub fn commit(&mut self, batch: &mut Batch, mut settle: impl FnMut(&mut Sequence<T>, Ran) -> Fate) {
+        let mut left = false;
+        for (index, share) in self.planned.iter().zip(&mut batch.sequences) {
+            let running = &mut self.queue.running[*index];
+            let sequence = &mut running.sequence;
+            sequence.table.restore(std::mem::take(&mut share.blocks));
+            let ran =
+                Ran { wanted: share.output, first_position: sequence.computed(), rows: share.rows.len() };
+            sequence.advance(ran.rows);
+            running.leaves = settle(sequence, ran) == Fate::Leaves;
+            left |= running.leaves;
+        }
+        self.planned.clear();
+        if left {
+            self.queue.dismiss(&mut self.pool);
+        }
+    }
+
+    /// Whether anything waits or runs.
+    pub fn has_work(&self) -> bool {
+        self.waiting() + self.running() > 0
+    }
+
+    /// Sequences that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting.len()
+    }
+
+    /// Sequences that run.
+    pub fn running(&self) -> usize {
+        self.queue.running.len()
+    }
+
+    /// The blocks of the cache.
+    pub fn pool(&self) -> &BlockPool {
+        &self.pool
+    }
+
+    /// Preemptions so far.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
+    fn freed(&mut self, mut sequence: Sequence<T>) -> Sequence<T> {
+        sequence.table.release(&mut self.pool);
+        sequence
+    }
+}

@@ -1,0 +1,117 @@
+//! The plan of one step.
+
+use super::{Scheduler, queue::Running};
+use crate::{
+    model::{Batch, SequenceRows, Wanted},
+    sequence::{Goal, Sequence},
+};
+
+impl<T> Scheduler<T> {
+    /// Decodes first, then prompts that were begun, then new ones.
+    pub(super) fn plan(&mut self, batch: &mut Batch) {
+        self.planned.clear();
+        self.queue.sort();
+        let preemptions = self.preemptions;
+        self.plan_decodes(batch);
+        self.plan_prompts(batch);
+        // Blocks are short: whoever was admitted now would be the next to give way.
+        if self.preemptions == preemptions {
+            self.admit(batch);
+        }
+    }
+
+    fn plan_decodes(&mut self, batch: &mut Batch) {
+        let mut index = 0;
+        while index < self.queue.running.len() {
+            if self.queue.running[index].sequence.remaining() == 1 && self.make_room(index) {
+                self.plan_rows(index, 1, batch);
+            }
+            index += 1;
+        }
+    }
+
+    fn plan_prompts(&mut self, batch: &mut Batch) {
+        for index in 0..self.queue.running.len() {
+            let left = self.budget_left(batch);
+            if left == 0 {
+                return;
+            }
+            let remaining = self.queue.running[index].sequence.remaining();
+            if remaining > 1 {
+                self.plan_rows(index, remaining.min(left), batch);
+            }
+        }
+    }
+
+    fn admit(&mut self, batch: &mut Batch) {
+        while self.queue.running.len() < self.limits.max_sequences && self.budget_left(batch) > 0 {
+            let Some(mut head) = self.queue.waiting.first_entry() else { return };
+            // One block for each that runs stays free, or the newcomer would be preempted a few steps later.
+            let spared = self.queue.running.len();
+            let sequence = head.get_mut();
+            let tokens = sequence.tokens().len();
+            if self.pool.blocks_for(tokens) + spared > self.pool.free()
+                || !sequence.table.grow_to(tokens, &mut self.pool)
+            {
+                return;
+            }
+            self.queue.running.push(Running { sequence: head.remove(), leaves: false });
+            let rows = tokens.min(self.budget_left(batch));
+            self.plan_rows(self.queue.running.len() - 1, rows, batch);
+        }
+    }
+
+    /// Makes sure that the running sequence at `index` has a block for its next token, preempting from the far end of
+    /// the order of service. Answers `false` where the sequence itself had to give way.
+    fn make_room(&mut self, index: usize) -> bool {
+        loop {
+            let sequence = &mut self.queue.running[index].sequence;
+            let tokens = sequence.computed() + 1;
+            if sequence.table.grow_to(tokens, &mut self.pool) {
+                return true;
+            }
+            self.preempt_last();
+            if index == self.queue.running.len() {
+                return false;
+            }
+        }
+    }
+
+    fn preempt_last(&mut self) {
+        let Some(Running { mut sequence, .. }) = self.queue.running.pop() else { return };
+        sequence.table.release(&mut self.pool);
+        sequence.forget();
+        self.preemptions += 1;
+        self.queue.waiting.insert(sequence.rank, sequence);
+    }
+
+    fn plan_rows(&mut self, index: usize, rows: usize, batch: &mut Batch) {
+        let sequence = &mut self.queue.running[index].sequence;
+        self.planned.push(index);
+        share(sequence, rows, batch);
+    }
+
+    fn budget_left(&self, batch: &Batch) -> usize {
+        self.limits.max_batched_tokens.saturating_sub(batch.token_ids.len())
+    }
+}
+
+/// Appends the next `rows` rows of a sequence to the batch, and lends it the sequence's block table.
+fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
+    let first_row = batch.token_ids.len();
+    let positions = sequence.computed()..sequence.computed() + rows;
+    batch.token_ids.extend_from_slice(&sequence.tokens()[positions.clone()]);
+    // Positions are below the model's context length, which is far below 2^32.
+    batch.positions.extend(positions.clone().map(|position| position as u32));
+    let reaches_end = positions.end == sequence.tokens().len();
+    batch.sequences.push(SequenceRows {
+        rows: first_row..first_row + rows,
+        blocks: sequence.table.lend(),
+        context_len: positions.end,
+        output: match sequence.goal {
+            Goal::Embedding => Wanted::HiddenSum,
+            Goal::Tokens if reaches_end => Wanted::LastLogits,
+            Goal::Tokens => Wanted::Nothing,
+        },
+    });
+}

@@ -1,0 +1,118 @@
+//! What the scheduler knows of a request.
+
+use std::cmp::Reverse;
+
+use tokio::time::Instant;
+
+use crate::kv_cache::BlockTable;
+
+/// A request's place in the order of service, and its name while it lives.
+///
+/// The smaller runs earlier and is preempted later: higher priority first, then earlier arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank {
+    priority: Reverse<i32>,
+    arrival: u64,
+}
+
+impl Rank {
+    /// The rank of the `arrival`-th request, of this priority.
+    pub fn new(priority: i32, arrival: u64) -> Self {
+        Self { priority: Reverse(priority), arrival }
+    }
+}
+
+/// What a sequence runs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// One token after another.
+    Tokens,
+    /// The sum of the hidden states of its prompt.
+    Embedding,
+}
+
+/// A request's tokens and how far the cache has them. `T` is what the engine keeps with it.
+#[derive(Debug)]
+pub struct Sequence<T> {
+    /// Its place and name.
+    pub rank: Rank,
+    /// When its caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// What it runs for.
+    pub goal: Goal,
+    /// The engine's own.
+    pub payload: T,
+    /// How often it was preempted.
+    pub preemptions: u32,
+    pub(crate) table: BlockTable,
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    computed: usize,
+}
+
+impl<T> Sequence<T> {
+    /// A sequence that has not run. `prompt` holds at least one id.
+    pub fn new(rank: Rank, goal: Goal, prompt: Vec<u32>, payload: T) -> Self {
+        debug_assert!(!prompt.is_empty(), "a sequence needs a token to start from");
+        Self {
+            rank,
+            deadline: None,
+            goal,
+            payload,
+            preemptions: 0,
+            table: BlockTable::default(),
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            computed: 0,
+        }
+    }
+
+    /// The same, with a deadline.
+    #[must_use]
+    pub fn until(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Prompt and output.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.prompt_len
+    }
+
+    /// Tokens generated.
+    pub fn output_len(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    /// Tokens whose keys and values are in the cache.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// Tokens that the next forward passes have to compute: 1 in decode.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Appends a generated token.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Notes that the cache has `rows` tokens more.
+    pub(crate) fn advance(&mut self, rows: usize) {
+        self.computed += rows;
+        debug_assert!(self.computed <= self.tokens.len(), "more was computed than there is");
+    }
+
+    /// Notes that the cache has lost it all.
+    pub(crate) fn forget(&mut self) {
+        self.computed = 0;
+        self.preemptions += 1;
+    }
+}

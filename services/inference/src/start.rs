@@ -1,0 +1,141 @@
+//! From configuration to a service.
+
+use weft_runtime::{BoxError, Context, Services};
+
+use crate::{
+    config::{Config, ModelConfig},
+    engine::{EngineHandle, Pace, Plan, Started, start_stepped as step_as_task, start_thread},
+    error::StartError,
+    grpc,
+    metrics::EngineMetrics,
+    model::Model,
+    request::Served,
+    sampler::Defaults,
+};
+
+/// A service that is ready, and the engine behind it.
+#[derive(Debug)]
+pub struct Running {
+    /// What the process serves.
+    pub services: Services,
+    /// The engine's door: for tests that look at it.
+    pub engine: EngineHandle,
+}
+
+/// Loads the configured model and starts the service.
+///
+/// # Errors
+/// The model, the cache or the first steps.
+pub async fn start(config: Config, context: Context) -> Result<Services, StartError> {
+    let model = config.model.clone();
+    Ok(start_with(config, context, move || load(&model)).await?.services)
+}
+
+/// Starts the service with any model. `factory` runs on the engine's thread, which then owns what it made.
+///
+/// # Errors
+/// The factory's own, the cache or the first steps.
+pub async fn start_with<F>(config: Config, context: Context, factory: F) -> Result<Running, StartError>
+where
+    F: FnOnce() -> Result<Box<dyn Model>, BoxError> + Send + 'static,
+{
+    let plan = plan(&config, &context);
+    let started = start_thread(plan, config.scheduler.capacity(), &context, factory).await?;
+    serve(&config, started)
+}
+
+/// Starts the service with an engine that a task steps at this pace, for tests with a paused clock.
+///
+/// # Errors
+/// The cache or the first steps.
+pub async fn start_stepped(
+    config: Config,
+    context: Context,
+    model: Box<dyn Model + Send>,
+    pace: Pace,
+) -> Result<Running, StartError> {
+    let plan = plan(&config, &context);
+    let started = step_as_task(plan, config.scheduler.capacity(), &context, model, pace).await?;
+    serve(&config, started)
+}
+
+fn plan(config: &Config, context: &Context) -> Plan {
+    Plan {
+        model_id: model_id(&config.model),
+        kv_cache: config.kv_cache.clone(),
+        limits: config.scheduler.step_limits(),
+        metrics: EngineMetrics::new(&context.metrics),
+        condition: context.health.condition("model", "loading"),
+    }
+}
+
+fn serve(config: &Config, started: Started) -> Result<Running, StartError> {
+    let Started { handle, info } = started;
+    let cache_tokens = handle.status().blocks_total * config.kv_cache.block_size;
+    let context_length = info.context_length.min(cache_tokens);
+    let limits = &config.limits;
+    let served = Served {
+        vocabulary_size: info.vocabulary_size,
+        context_length,
+        max_prompt_tokens: limits.max_prompt_tokens.unwrap_or(context_length),
+        max_new_tokens: limits.max_new_tokens.unwrap_or(context_length),
+        max_embed_inputs: limits.max_embed_inputs,
+        end_token_ids: info.end_token_ids.clone(),
+        defaults: Defaults::of(&info).map_err(StartError::Defaults)?,
+    };
+    let model_id = model_id(&config.model);
+    tracing::info!(
+        model = model_id,
+        architecture = info.architecture,
+        dtype = info.dtype,
+        device = info.device,
+        parameters = info.parameters,
+        context_length,
+        kv_blocks = handle.status().blocks_total,
+        kv_block_size = config.kv_cache.block_size,
+        "the model is warm"
+    );
+    let about = grpc::About {
+        model_id,
+        info,
+        scheduler: config.scheduler.clone(),
+        block_size: config.kv_cache.block_size,
+    };
+    let services = Services::new().add(grpc::service(handle.clone(), served, about));
+    Ok(Running { services, engine: handle })
+}
+
+/// The name under which the model is served.
+fn model_id(config: &ModelConfig) -> String {
+    let folder_name = || config.folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    config.id.clone().or_else(folder_name).unwrap_or_else(|| config.folder.display().to_string())
+}
+
+#[cfg(feature = "torch")]
+fn load(config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
+    use crate::{
+        config::{Device, Dtype},
+        model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+    };
+    let torch = TorchConfig {
+        folder: config.folder.clone(),
+        dtype: match config.dtype {
+            Dtype::Auto => DtypeChoice::Auto,
+            Dtype::F32 => DtypeChoice::F32,
+            Dtype::BF16 => DtypeChoice::BF16,
+            Dtype::F16 => DtypeChoice::F16,
+        },
+        device: match config.device {
+            Device::Auto => DeviceChoice::Auto,
+            Device::Cpu => DeviceChoice::Cpu,
+            Device::Cuda(index) => DeviceChoice::Cuda(index),
+        },
+        threads: config.threads,
+    };
+    Ok(load(&torch)?)
+}
+
+#[cfg(not(feature = "torch"))]
+fn load(_config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
+    Err(StartError::NoBackend.into())
+}
