@@ -1,0 +1,80 @@
+use super::*;
+use crate::waterfall::jaeger::parse;
+
+/// A chat as Jaeger's query API answers it, with the fields that are not read left out.
+const CHAT: &str = r#"{"data":[{"traceID":"0af7651916cd43dd8448eb211c80319c","spans":[
+ {"spanID":"c1","operationName":"weft.inference.v1.InferenceService/Generate","references":[{"refType":"CHILD_OF","spanID":"b1"}],
+  "startTime":1020000,"duration":70000,"tags":[],"logs":[{"timestamp":1050000,"fields":[{"key":"event","value":"first_token"}]}],"processID":"p2"},
+ {"spanID":"a1","operationName":"weft.gateway.v1.GatewayService/Chat","references":[{"refType":"CHILD_OF","spanID":"client"}],
+  "startTime":1000000,"duration":100000,"tags":[],"logs":[],"processID":"p1"},
+ {"spanID":"b1","operationName":"generate","references":[{"refType":"CHILD_OF","spanID":"a1"}],
+  "startTime":1010000,"duration":85000,"tags":[],"logs":[],"processID":"p1"},
+ {"spanID":"d1","operationName":"screen","references":[{"refType":"CHILD_OF","spanID":"a1"}],
+  "startTime":1005000,"duration":10000,"tags":[{"key":"error","value":true},{"key":"otel.status_description","value":"UNAVAILABLE"}],
+  "logs":[],"processID":"p3"}],
+ "processes":{"p1":{"serviceName":"weft-gateway"},"p2":{"serviceName":"weft-inference"},"p3":{"serviceName":"weft-safety"}}}],
+ "errors":null}"#;
+
+fn chat() -> Trace {
+    parse(CHAT).unwrap().remove(0)
+}
+
+#[test]
+fn a_trace_is_drawn_as_a_waterfall() {
+    let picture = render(&Ui::plain(72), &chat());
+    let expected = "\
+trace 0af7651916cd43dd8448eb211c80319c · 100ms · 4 spans of 3 services · 1 span failed
+
+gateway  GatewayService/Chat               0µs    100ms ████████████████
+├ safety  screen                   ✗   5.0ms   10.0ms ██
+  ✗ UNAVAILABLE
+└ gateway  generate                     10.0ms   85.0ms  ██████████████
+  └ inference  InferenceService/Generate   20.0ms   70.0ms    █████◆████
+    ◆ first_token at 50.0ms
+
+where the time went (own time: not spent in a span below)";
+    for (found, wanted) in picture.lines().zip(expected.lines()) {
+        let (found, wanted): (Vec<&str>, Vec<&str>) = (words(found), words(wanted));
+        assert_eq!(found, wanted, "\n{picture}");
+    }
+}
+
+/// Words without bars: how many blocks a bar has depends on the widest name.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().filter(|word| !word.contains('█')).collect()
+}
+
+#[test]
+fn bars_begin_and_end_where_their_spans_do() {
+    let trace = chat();
+    let scale = Scale { start: trace.start(), duration: trace.duration(), name_width: 10, bar_width: 11 };
+    let bar = |id: &str| scale.bar(trace.spans.iter().find(|span| span.id == id).unwrap());
+    assert_eq!(bar("a1"), "███████████");
+    assert_eq!(bar("c1"), "  ███◆████");
+    assert_eq!(bar("d1"), "██");
+}
+
+#[test]
+fn time_below_a_span_is_not_its_own_and_overlaps_count_once() {
+    let trace = chat();
+    let nodes = tree(&trace);
+    let own = |id: &str| nodes.iter().find(|node| node.span.id == id).unwrap().own;
+    // Chat: 100 ms less 5..95 ms, where screen and generate overlap.
+    assert_eq!([own("a1"), own("b1"), own("c1"), own("d1")], [10_000, 15_000, 70_000, 10_000]);
+    assert_eq!(own_time_by_service(&nodes)[0], ("weft-inference", 70_000));
+}
+
+#[test]
+fn a_ring_of_parents_is_shown_and_ends() {
+    let text = CHAT.replace(r#""spanID":"client""#, r#""spanID":"b1""#);
+    let trace = parse(&text).unwrap().remove(0);
+    let mut shown: Vec<&str> = tree(&trace).iter().map(|node| node.span.id.as_str()).collect();
+    shown.sort_unstable();
+    assert_eq!(shown, ["a1", "b1", "c1", "d1"]);
+}
+
+#[test]
+fn an_empty_answer_is_no_trace() {
+    assert!(parse(r#"{"data":null,"errors":[{"code":404,"msg":"trace not found"}]}"#).unwrap().is_empty());
+    assert!(parse("<html>").is_err());
+}
