@@ -1,8 +1,25 @@
 //! How a peer is called: a lazy connection that heals itself, one span a call, and the deadline's remainder sent on.
 //!
 //! A call takes its [`Deadline`](crate::Deadline) from the request's extensions (`deadline.spend(&mut request)`).
+//!
+//! Map: `channel` (the connection and its healing), `connect` (sockets, pipes, TLS), `received` (what a broken answer
+//! becomes).
 
-use crate::{BoxError, Context, config::{FromConfig, Section}, pipe};
+mod channel;
+mod connect;
+mod received;
+
+use std::time::Duration;
+
+use tower::{Layer as _, ServiceBuilder, util::BoxCloneSyncService};
+
+use self::channel::Channel;
+use crate::{
+    BoxError, Context,
+    config::{FromConfig, Section, any, between, positive},
+    layer::{around, deadline, metrics::ToPeer, trace},
+    pipe,
+};
 
 /// Where a peer listens.
 #[derive(Clone, Debug)]
@@ -16,18 +33,85 @@ pub enum Target {
 /// How calls to a peer are made.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    // address, connect_timeout, keepalive, max_message_bytes, tls: keys read by from_config
+    /// `address`: where the peer listens, `http://host:port` or `https://host:port`.
+    pub address: http::Uri,
+    /// `connect_timeout`: how long a call may wait for a connection, names and TLS included.
+    pub connect_timeout: Duration,
+    /// `keepalive_interval`: how often a connection is pinged.
+    pub keepalive_interval: Duration,
+    /// `keepalive_timeout`: how long a ping may go unanswered before the peer counts as gone.
+    pub keepalive_timeout: Duration,
+    /// `max_message_bytes`: the largest message that is read. Stubs pass it to `max_decoding_message_size`.
+    pub max_message_bytes: usize,
+}
+
+/// A caller must hear of a peer that is down within a second, so knocking may not take that long.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
+/// Finds a peer that died without a word, such as a machine that lost power.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A peer that cannot answer a ping for this long does not generate either.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// As on the server's side.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            address: http::Uri::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            keepalive_interval: KEEPALIVE_INTERVAL,
+            keepalive_timeout: KEEPALIVE_TIMEOUT,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+        }
+    }
 }
 
 impl FromConfig for ClientConfig {
-    fn from_config(_section: &mut Section<'_>) -> Self { unimplemented!() }
+    fn from_config(section: &mut Section<'_>) -> Self {
+        Self {
+            address: section.required("address", any()),
+            connect_timeout: section.value("connect_timeout", CONNECT_TIMEOUT, positive()),
+            keepalive_interval: section.value("keepalive_interval", KEEPALIVE_INTERVAL, positive()),
+            keepalive_timeout: section.value("keepalive_timeout", KEEPALIVE_TIMEOUT, positive()),
+            max_message_bytes: section.value("max_message_bytes", MAX_MESSAGE_BYTES, between(1024, 1 << 30)),
+        }
+    }
+}
+
+impl ClientConfig {
+    /// The peer at `address`.
+    pub fn target(&self) -> Target {
+        Target::Uri(self.address.clone())
+    }
 }
 
 /// A connection to a peer with our layers around it. Cheap to clone; `Clone + tonic::client::GrpcService<Body>`.
-pub type Outgoing = tower::util::BoxCloneSyncService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, BoxError>;
+///
+/// It never fails: a peer that cannot be reached, or a connection that breaks, is an answer too, `UNAVAILABLE` with
+/// an `ErrorInfo` whose reason is [`UNREACHABLE`](crate::status::reason::UNREACHABLE).
+pub type Outgoing =
+    BoxCloneSyncService<http::Request<tonic::body::Body>, http::Response<tonic::body::Body>, BoxError>;
 
 /// Makes a lazy connection to `peer` (its name in spans, metrics and errors).
 ///
 /// # Errors
 /// An address or a certificate that is not usable.
-pub fn connect(_context: &Context, _peer: &'static str, _target: Target, _config: &ClientConfig) -> Result<Outgoing, BoxError> { unimplemented!() }
+pub fn connect(
+    context: &Context,
+    peer: &'static str,
+    target: Target,
+    config: &ClientConfig,
+) -> Result<Outgoing, BoxError> {
+    let channel = Channel::new(context, peer, target, config)?;
+    let stack = ServiceBuilder::new()
+        // tonic's stubs take any error; there is none.
+        .map_err(|never: std::convert::Infallible| match never {})
+        // One span an attempt, in the trace of the call that it is made for.
+        .layer(around(trace::Outgoing { peer }))
+        // Counts what the caller is told.
+        .layer(around(ToPeer { peer, metrics: context.calls_made.clone() }))
+        // Sends what is left; knocking counts too.
+        .layer(around(deadline::Outgoing))
+        .into_inner();
+    Ok(BoxCloneSyncService::new(stack.layer(channel)))
+}

@@ -8,20 +8,23 @@
 //! Rules: nothing here decides by message text; a future belongs to a named task; a number that bounds something
 //! comes from config and is visible in metrics.
 
+pub mod admin;
 pub mod body;
 pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod drain;
 pub mod health;
+pub mod layer;
 pub mod metrics;
 pub mod pipe;
 pub mod process;
 pub mod server;
 pub mod status;
 pub mod task;
+pub mod telemetry;
 
 pub use deadline::Deadline;
-pub use process::{BoxError, Context, main};
+pub use process::{BoxError, Context, Process, RuntimeConfig, main};
 pub use server::Services;
 pub use task::Tasks;

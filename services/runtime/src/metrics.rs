@@ -1,12 +1,33 @@
 //! One Prometheus registry a process, shown on the admin port at `/metrics`. No process-wide statics.
 
-use prometheus_client::registry::Registry;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::{encoding::text, registry::Registry};
 
 /// The registry. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Metrics {}
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+}
 
 impl Metrics {
     /// Registers metrics. Names start with `weft_`, units are part of the name.
-    pub fn register<T>(&self, _register: impl FnOnce(&mut Registry) -> T) -> T { unimplemented!() }
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        // A registry is only ever appended to, so what a panicking thread left behind is still whole.
+        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Every metric, as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut page = String::new();
+        match text::encode(&mut page, &registry) {
+            Ok(()) => page,
+            Err(std::fmt::Error) => unreachable!("writing to a String does not fail"),
+        }
+    }
 }
+
+/// Bounds, in seconds, of histograms of calls: from a health check to the longest answer that is allowed.
+pub(crate) const CALL_SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];

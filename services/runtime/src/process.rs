@@ -1,7 +1,53 @@
 //! A process's life: config → telemetry → bind → start → serve → drain → flush.
+//!
+//! [`main()`] is that life on sockets and signals. [`Process`] is the same life on anything else, such as the pipes of
+//! a mesh in one test process:
+//!
+//! ```
+//! use weft_proto::tokenizer::v1::tokenizer_service_client::TokenizerServiceClient;
+//! use weft_runtime::{Process, RuntimeConfig, Services, client, pipe};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), weft_runtime::BoxError> {
+//! let (connector, incoming) = pipe::pipe();
+//! let process = Process::new("tokenizer", RuntimeConfig::default());
+//! let context = process.context().clone();
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+//! // A real service: `weft_tokenizer::start(config, context.clone())`.
+//! let start = async { Ok::<_, weft_runtime::BoxError>(Services::new()) };
+//! let running = context.tasks.spawn("process", process.run(start, incoming, async { stopped.await.unwrap_or(()) }));
+//! context.health.serving().await;
+//!
+//! let caller = Process::new("gateway", RuntimeConfig::default()).context().clone();
+//! let target = client::Target::Pipe(connector.clone());
+//! let channel = client::connect(&caller, "tokenizer", target, &client::ClientConfig::default())?;
+//! let refused = TokenizerServiceClient::new(channel).get_tokenizer_info(()).await.unwrap_err();
+//! # assert_eq!(refused.code(), tonic::Code::Unimplemented);
+//! # drop(stop);
+//! # running.abort();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `connector.cut()` breaks what is open, `connector.refuse(true)` is a dead process, aborting the task is `kill -9`.
+
+mod arguments;
+mod life;
+mod signals;
+mod sockets;
 
 use std::process::ExitCode;
-use crate::{Services, Tasks, config::FromConfig, drain::Drain, health::Health, metrics::Metrics};
+
+pub use self::life::Process;
+use crate::{
+    Services, Tasks,
+    config::{self, FromConfig, Section, between},
+    drain::{Drain, DrainConfig},
+    health::Health,
+    layer,
+    metrics::Metrics,
+    server::{Limits, ServerConfig},
+};
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -19,18 +65,65 @@ pub struct Context {
     pub health: Health,
     /// Where in its life the process is.
     pub drain: Drain,
+    /// Bounds on calls: a service sets `max_message_bytes` on the servers that it builds.
+    pub limits: Limits,
+    /// Counts of the calls that the process makes, whatever the peer.
+    pub(crate) calls_made: layer::metrics::Outgoing,
 }
+
+/// What the runtime itself reads from a service's file.
+#[derive(Clone, Debug, Default)]
+pub struct RuntimeConfig {
+    /// `[server]`.
+    pub server: ServerConfig,
+    /// `[drain]`.
+    pub drain: DrainConfig,
+    /// `runtime.worker_threads`: threads that run tasks. Absent: one a core.
+    pub worker_threads: Option<usize>,
+}
+
+impl FromConfig for RuntimeConfig {
+    fn from_config(root: &mut Section<'_>) -> Self {
+        Self {
+            server: root.section("server"),
+            drain: root.section("drain"),
+            worker_threads: root.section::<Threads>("runtime").0,
+        }
+    }
+}
+
+struct Threads(Option<usize>);
+
+impl FromConfig for Threads {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        Self(section.optional("worker_threads", between(1, 1024)))
+    }
+}
+
+/// `EX_USAGE`: what was asked for cannot be done, and asking again will not help.
+const EXIT_USAGE: u8 = 64;
 
 /// Runs a service until it is told to stop (SIGTERM, SIGINT) and drained.
 ///
 /// The admin port and the gRPC port are bound before `start` runs; until it returns, health is NOT_SERVING and every other
 /// call is answered `UNAVAILABLE`. Exit codes: 0 after a clean drain, 64 for a configuration that is not usable, 1 otherwise.
-pub fn main<C, F, Fut, E>(_service: &'static str, _start: F) -> ExitCode
+pub fn main<C, F, Fut, E>(service: &'static str, start: F) -> ExitCode
 where
     C: FromConfig,
     F: FnOnce(C, Context) -> Fut,
     Fut: Future<Output = Result<Services, E>>,
     E: Into<BoxError>,
 {
-    unimplemented!()
+    let arguments = match arguments::read(service) {
+        Ok(arguments) => arguments,
+        Err(answer) => return answer,
+    };
+    let (runtime, config) = match config::load::<C>(&arguments.config, config::environment()) {
+        Ok(usable) => usable,
+        Err(problems) => return arguments::refuse(&problems),
+    };
+    if arguments.check {
+        return arguments::usable(&arguments.config);
+    }
+    sockets::run(service, runtime, |context| start(config, context))
 }

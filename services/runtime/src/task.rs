@@ -1,20 +1,166 @@
 //! Tasks with a name, a span and an owner that waits for them.
 
-use tokio::task::JoinHandle;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 /// The tasks of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Tasks { tracker: tokio_util::task::TaskTracker }
+pub struct Tasks {
+    tracker: TaskTracker,
+    running: Arc<Running>,
+}
+
+/// Who is running, so that drain can name whom it waits for and stop who does not end.
+#[derive(Debug, Default)]
+struct Running {
+    next: AtomicU64,
+    tasks: Mutex<BTreeMap<u64, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: &'static str,
+    /// `None` for the instant between a task's registration and its start.
+    abort: Option<AbortHandle>,
+}
 
 impl Tasks {
     /// Runs a future as a task of this name, inside the current span. Drain waits for it.
+    ///
+    /// A task that runs as long as the process watches [`Drain`](crate::drain::Drain); what has not ended when drain
+    /// does is aborted.
     pub fn spawn<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        use tracing::Instrument as _;
         let span = tracing::debug_span!("task", name);
-        self.tracker.spawn(future.instrument(span))
+        // Where the log does not show tasks, the work is still the caller's.
+        self.launch(name, future.instrument(if span.is_disabled() { tracing::Span::current() } else { span }))
+    }
+
+    /// Like [`spawn`](Self::spawn), for a task that serves many: it belongs to no span, and so keeps none open.
+    pub(crate) fn spawn_root<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let span = tracing::debug_span!(parent: None, "task", name);
+        self.launch(name, future.instrument(span))
+    }
+
+    fn launch<F>(&self, name: &'static str, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let listed = Listed::new(&self.running, name);
+        let id = listed.id;
+        let task = self.tracker.spawn(async move {
+            let _listed = listed;
+            future.await
+        });
+        if let Some(entry) = self.running.lock().get_mut(&id) {
+            entry.abort = Some(task.abort_handle());
+        }
+        task
+    }
+
+    /// Resolves when no task runs.
+    pub(crate) async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.tracker.reopen();
+    }
+
+    /// The names of the tasks that run, sorted, each once.
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        let mut names: Vec<_> = self.running.lock().values().map(|entry| entry.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Stops every task at its next await.
+    pub(crate) fn abort_all(&self) {
+        self.running.lock().values().filter_map(|entry| entry.abort.as_ref()).for_each(AbortHandle::abort);
+    }
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task's place in the list; dropping it, also by abort or panic, takes it off.
+struct Listed {
+    id: u64,
+    running: Arc<Running>,
+}
+
+impl Listed {
+    fn new(running: &Arc<Running>, name: &'static str) -> Self {
+        let id = running.next.fetch_add(1, Ordering::Relaxed);
+        running.lock().insert(id, Entry { name, abort: None });
+        Self { id, running: Arc::clone(running) }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.running.lock().remove(&self.id);
+    }
+}
+
+/// Runs the calls of a connection as tasks of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct CallExecutor(pub(crate) Tasks);
+
+impl<F> hyper::rt::Executor<F> for CallExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, call: F) {
+        self.0.spawn_root("call", call);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_is_listed_until_it_ends() {
+        let tasks = Tasks::default();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let task = tasks.spawn("waits", ended);
+        assert_eq!(tasks.names(), ["waits"]);
+        end.send(()).unwrap();
+        task.await.unwrap().unwrap();
+        tasks.idle().await;
+        assert!(tasks.names().is_empty());
+    }
+
+    #[tokio::test]
+    async fn aborted_tasks_are_gone_and_a_panic_leaves_nothing_behind() {
+        let tasks = Tasks::default();
+        let stuck = tasks.spawn("stuck", std::future::pending::<()>());
+        let panics = tasks.spawn("panics", async { panic!("on purpose") });
+        assert!(panics.await.unwrap_err().is_panic());
+        tasks.abort_all();
+        tasks.idle().await;
+        assert!(stuck.await.unwrap_err().is_cancelled());
+        assert!(tasks.names().is_empty());
     }
 }

@@ -1,0 +1,174 @@
+//! Counts and durations of calls, by method and by the code with which the stream really ended.
+
+use http::{Request, Response};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+use tokio::time::Instant;
+use tonic::{Code, body::Body};
+
+use super::{Around, Next, method};
+use crate::{
+    body::{self, OnEnd},
+    metrics::{CALL_SECONDS, Metrics},
+    status::code_name,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    method: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerLabels {
+    peer: &'static str,
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeerOutcomeLabels {
+    peer: &'static str,
+    method: &'static str,
+    code: &'static str,
+}
+
+/// Calls that this process serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Incoming {
+    calls: Family<OutcomeLabels, Counter>,
+    seconds: Family<MethodLabels, Histogram, fn() -> Histogram>,
+    in_flight: Family<MethodLabels, Gauge>,
+}
+
+/// Calls that this process makes, whatever the peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    calls: Family<PeerOutcomeLabels, Counter>,
+    seconds: Family<PeerLabels, Histogram, fn() -> Histogram>,
+}
+
+/// Calls that this process makes to one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct ToPeer {
+    pub(crate) peer: &'static str,
+    pub(crate) metrics: Outgoing,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(CALL_SECONDS)
+}
+
+impl Incoming {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let this = Self {
+            calls: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+            in_flight: Family::default(),
+        };
+        metrics.register(|registry| {
+            registry.register(
+                "weft_rpc_server_calls",
+                "Calls answered, by method and code",
+                this.calls.clone(),
+            );
+            let help = "Seconds from a call's headers to the end of its answer";
+            registry.register("weft_rpc_server_call_duration_seconds", help, this.seconds.clone());
+            registry.register(
+                "weft_rpc_server_calls_in_flight",
+                "Calls not yet ended",
+                this.in_flight.clone(),
+            );
+        });
+        this
+    }
+}
+
+impl Around for Incoming {
+    async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
+        let method = method::known(request.uri().path());
+        let in_flight = Raised::new(self.in_flight.get_or_create_owned(&MethodLabels { method }));
+        let (this, started) = (self.clone(), Instant::now());
+        let end = Counted::new(move |code| {
+            this.calls.get_or_create(&OutcomeLabels { method, code }).inc();
+            this.seconds.get_or_create(&MethodLabels { method }).observe(started.elapsed().as_secs_f64());
+            drop(in_flight);
+        });
+        body::observe(next.run(request).await, end)
+    }
+}
+
+impl Outgoing {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let this = Self { calls: Family::default(), seconds: Family::new_with_constructor(seconds) };
+        metrics.register(|registry| {
+            let help = "Calls made, by peer, method and code";
+            registry.register("weft_rpc_client_calls", help, this.calls.clone());
+            let help = "Seconds from sending a call to the end of its answer";
+            registry.register("weft_rpc_client_call_duration_seconds", help, this.seconds.clone());
+        });
+        this
+    }
+}
+
+impl Around for ToPeer {
+    async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
+        let (peer, method) = (self.peer, method::known(request.uri().path()));
+        let (metrics, started) = (self.metrics.clone(), Instant::now());
+        let end = Counted::new(move |code| {
+            metrics.calls.get_or_create(&PeerOutcomeLabels { peer, method, code }).inc();
+            let seconds = started.elapsed().as_secs_f64();
+            metrics.seconds.get_or_create(&PeerLabels { peer, method }).observe(seconds);
+        });
+        body::observe(next.run(request).await, end)
+    }
+}
+
+/// A gauge raised while this lives.
+struct Raised(Gauge);
+
+impl Raised {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts a call once, however it ends: also where the caller leaves before there is a response to observe.
+struct Counted<F: FnOnce(&'static str)>(Option<F>);
+
+impl<F: FnOnce(&'static str)> Counted<F> {
+    fn new(count: F) -> Self {
+        Self(Some(count))
+    }
+
+    fn count(&mut self, code: Code) {
+        if let Some(count) = self.0.take() {
+            count(code_name(code));
+        }
+    }
+}
+
+impl<F: FnOnce(&'static str) + Send + 'static> OnEnd for Counted<F> {
+    fn on_end(mut self, status: Option<Code>) {
+        self.count(status.unwrap_or(Code::Cancelled));
+    }
+}
+
+impl<F: FnOnce(&'static str)> Drop for Counted<F> {
+    fn drop(&mut self) {
+        self.count(Code::Cancelled);
+    }
+}

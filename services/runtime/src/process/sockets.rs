@@ -1,0 +1,128 @@
+//! A process on sockets and signals.
+
+use std::{io::Write as _, net::SocketAddr, process::ExitCode};
+
+use futures::{Stream, StreamExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use super::{BoxError, Context, Process, RuntimeConfig, signals::Signals};
+use crate::{Services, admin, server::ServerConfig, status};
+
+/// Builds the tokio runtime and lives on it.
+pub(super) fn run<Fut, E>(
+    service: &'static str,
+    config: RuntimeConfig,
+    start: impl FnOnce(Context) -> Fut,
+) -> ExitCode
+where
+    Fut: Future<Output = Result<Services, E>>,
+    E: Into<BoxError>,
+{
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.worker_threads {
+        builder.worker_threads(threads);
+    }
+    match builder.enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(live(service, config, start));
+            // A blocking task that hangs must not keep the process.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "cannot start tokio: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn live<Fut, E>(
+    service: &'static str,
+    config: RuntimeConfig,
+    start: impl FnOnce(Context) -> Fut,
+) -> ExitCode
+where
+    Fut: Future<Output = Result<Services, E>>,
+    E: Into<BoxError>,
+{
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    match serve(service, config, start).await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(error = status::chain(&*error), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve<Fut, E>(
+    service: &'static str,
+    config: RuntimeConfig,
+    start: impl FnOnce(Context) -> Fut,
+) -> Result<(), BoxError>
+where
+    Fut: Future<Output = Result<Services, E>>,
+    E: Into<BoxError>,
+{
+    let mut signals = Signals::listen()?;
+    let Sockets { grpc, admin } = Sockets::bind(&config.server).await?;
+    let addresses = (grpc.local_addr()?, admin.as_ref().map(TcpListener::local_addr).transpose()?);
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(service, version, listen = %addresses.0, admin = ?addresses.1, "starting");
+    let process = Process::new(service, config);
+    let context = process.context().clone();
+    if let Some(listener) = admin {
+        admin::serve(&context, listener);
+    }
+    let (first, stop) = tokio::sync::oneshot::channel::<()>();
+    let stop = async { stop.await.unwrap_or_default() };
+    let life = process.run(start(context), connections(grpc), stop);
+    let stopped_at_once = async {
+        tracing::info!(signal = signals.next().await, "told to stop");
+        // The life may have ended already: then nobody listens.
+        let _ = first.send(());
+        Err(format!("stopped at once by a second signal, {}", signals.next().await).into())
+    };
+    tokio::select! {
+        ended = life => ended,
+        ended = stopped_at_once => ended,
+    }
+}
+
+/// The ports of a process, bound.
+struct Sockets {
+    grpc: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Sockets {
+    async fn bind(config: &ServerConfig) -> Result<Self, BoxError> {
+        let listen = config.listen.ok_or("server.listen is missing")?;
+        let grpc = bind("server.listen", listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(bind("server.admin", address).await?),
+            None => None,
+        };
+        Ok(Self { grpc, admin })
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, BoxError> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("{key} = {address} is in use by another process").into(),
+        _ => format!("{key} = {address} cannot be bound: {error}").into(),
+    })
+}
+
+fn connections(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> + Send {
+    TcpListenerStream::new(listener).map(|accepted| {
+        accepted.inspect(|socket| {
+            // Tokens are small and each is awaited. A socket that refuses still works.
+            let _ = socket.set_nodelay(true);
+        })
+    })
+}

@@ -1,0 +1,127 @@
+//! Connections: how many, how they are kept alive, how they end.
+//!
+//! The loop is ours and not tonic's, for three reasons: a connection and its calls are tasks that drain can name and
+//! stop; TLS certificates change without a restart; and tonic's graceful shutdown waits forever.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use futures::{Stream, StreamExt as _};
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Semaphore,
+};
+use tonic::body::Body;
+use tower::ServiceExt as _;
+
+use super::{Routes, ServerConfig};
+use crate::{
+    drain::{Drain, Phase},
+    pipe::Pipe,
+    task::{CallExecutor, Tasks},
+};
+
+/// Bytes both ways, from somebody.
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Who is at the other end, where it has an address.
+    fn peer(&self) -> Option<SocketAddr>;
+}
+
+impl Connection for TcpStream {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer_addr().ok()
+    }
+}
+
+impl Connection for Pipe {
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// Takes connections and serves calls on them until the process drains.
+#[derive(Clone, Debug)]
+pub(crate) struct Acceptor {
+    pub(crate) routes: Routes,
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) drain: Drain,
+    /// The connections and their calls, apart from the service's own tasks: they end first.
+    pub(crate) tasks: Tasks,
+}
+
+/// How long to leave an accept that failed alone: out of file descriptors is out for a while.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+impl Acceptor {
+    /// Accepts until [`Phase::Draining`], then drops the listener.
+    pub(crate) async fn run<C: Connection>(self, incoming: impl Stream<Item = io::Result<C>> + Send) {
+        let permits = Arc::new(Semaphore::new(self.config.max_connections));
+        let mut incoming = std::pin::pin!(incoming);
+        let accept = async {
+            // The semaphore is never closed.
+            while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+                match incoming.next().await {
+                    None => break,
+                    Some(Ok(io)) => {
+                        let connection = self.clone().connection(io);
+                        self.tasks.spawn_root("connection", async move {
+                            connection.await;
+                            drop(permit);
+                        });
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = self.drain.reached(Phase::Draining) => {}
+            () = accept => {}
+        }
+    }
+
+    /// Serves one connection until its peer leaves or the process drains.
+    async fn connection<C: Connection>(self, io: C) {
+        let remote = io.peer();
+        let routes = self.routes.map_request(move |request: http::Request<hyper::body::Incoming>| {
+            let mut request = request.map(Body::new);
+            // Where tonic's `Request::remote_addr` looks.
+            request
+                .extensions_mut()
+                .insert(tonic::transport::server::TcpConnectInfo { local_addr: None, remote_addr: remote });
+            request
+        });
+        let http2 = builder(&self.config, &self.tasks);
+        let connection = http2.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes));
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.drain.reached(Phase::Draining) => {
+                // Tells the peer to open no more calls here, and ends when the last one has.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = crate::status::chain(&error), ?remote, "connection ended");
+        }
+    }
+}
+
+fn builder(config: &ServerConfig, tasks: &Tasks) -> http2::Builder<CallExecutor> {
+    let mut http2 = http2::Builder::new(CallExecutor(tasks.clone()));
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_header_list_size(config.max_header_bytes)
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout);
+    http2
+}
