@@ -1,0 +1,162 @@
+//! Keys and values of one layer, in blocks.
+//!
+//! In a block, the keys of a head stand by dimension, so that one load brings the same dimension of sixteen positions and a
+//! score needs no sum across lanes; the values stand by position, so that one load brings sixteen dimensions.
+
+use half::{bf16, f16};
+
+use super::{
+    Dtype,
+    buffer::{Buffer, OutOfMemory, Plain},
+    lanes::{Lanes, WIDTH},
+};
+
+/// Shape of a cache and of what attention reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// Query heads.
+    pub(crate) heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub(crate) kv_heads: usize,
+    /// Width of a head; even.
+    pub(crate) head_dim: usize,
+    /// Blocks in the cache.
+    pub(crate) blocks: usize,
+    /// Positions of a block.
+    pub(crate) block_size: usize,
+}
+
+impl Geometry {
+    /// Bytes of one position's keys and values, where blocks are whole lanes long.
+    pub(crate) fn token_bytes(&self, dtype: Dtype) -> usize {
+        let element = match dtype {
+            Dtype::F32 => size_of::<f32>(),
+            Dtype::Bf16 | Dtype::F16 => size_of::<u16>(),
+        };
+        self.kv_heads * (self.head_dim + self.value_width()) * element
+    }
+
+    /// Query heads that share a key and value head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Values of one row of queries, keys and values.
+    pub(super) fn row_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Positions of a block, rounded up to whole lanes.
+    pub(super) fn slots(&self) -> usize {
+        self.block_size.next_multiple_of(WIDTH)
+    }
+
+    /// Dimensions of a head, rounded up to whole lanes.
+    pub(super) fn value_width(&self) -> usize {
+        self.head_dim.next_multiple_of(WIDTH)
+    }
+
+    /// Index of the first key of a head in a block; dimension `d` of slot `s` is at `d * slots + s` from there.
+    pub(super) fn keys_at(&self, block: usize, head: usize) -> usize {
+        (block * self.kv_heads + head) * self.head_dim * self.slots()
+    }
+
+    /// Index of the first value of a head in a block; dimension `d` of slot `s` is at `s * value_width + d` from there.
+    pub(super) fn values_at(&self, block: usize, head: usize) -> usize {
+        (block * self.kv_heads + head) * self.block_size * self.value_width()
+    }
+}
+
+/// Keys and values of one layer.
+#[derive(Debug)]
+pub(crate) struct LayerCache {
+    pub(super) geometry: Geometry,
+    pub(super) store: Store,
+}
+
+#[derive(Debug)]
+pub(super) enum Store {
+    F32(Pages<f32>),
+    Bf16(Pages<bf16>),
+    F16(Pages<f16>),
+}
+
+#[derive(Debug)]
+pub(super) struct Pages<T> {
+    pub(super) keys: Buffer<T>,
+    pub(super) values: Buffer<T>,
+}
+
+impl LayerCache {
+    /// Reserves the blocks; memory is taken as they are written.
+    ///
+    /// # Errors
+    /// There is no such amount of memory.
+    pub(crate) fn new(geometry: Geometry, dtype: Dtype) -> Result<Self, OutOfMemory> {
+        let store = match dtype {
+            Dtype::F32 => Store::F32(Pages::new(&geometry)?),
+            Dtype::Bf16 => Store::Bf16(Pages::new(&geometry)?),
+            Dtype::F16 => Store::F16(Pages::new(&geometry)?),
+        };
+        Ok(Self { geometry, store })
+    }
+}
+
+impl<T: Plain> Pages<T> {
+    fn new(geometry: &Geometry) -> Result<Self, OutOfMemory> {
+        let overflow = OutOfMemory { bytes: usize::MAX };
+        let key_block = geometry.keys_at(1, 0);
+        let value_block = geometry.values_at(1, 0);
+        Ok(Self {
+            keys: Buffer::zeroed(geometry.blocks.checked_mul(key_block).ok_or(overflow)?)?,
+            values: Buffer::zeroed(geometry.blocks.checked_mul(value_block).ok_or(overflow)?)?,
+        })
+    }
+}
+
+/// A type that keys and values are stored in.
+pub(super) trait Element: Plain {
+    /// The nearest value of this type.
+    fn narrow(value: f32) -> Self;
+    /// Reads and widens sixteen values.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load(from) }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_bf16(from) }
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_f16(from) }
+    }
+}

@@ -1,0 +1,101 @@
+//! Sixteen `f32` side by side, in the forms that machines have.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use half::{bf16, f16};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
+pub(super) use portable::Portable;
+
+/// How many values one [`Lanes`] holds.
+pub(super) const WIDTH: usize = 16;
+
+/// Two neighbouring bf16 values of one row: the unit that AVX-512's dot product takes.
+pub(super) type Pair = [bf16; 2];
+
+/// Sixteen `f32` side by side.
+///
+/// # Safety
+/// Every function may only run where the instructions of the implementing type are present ([`super::isa::Isa`] sees to
+/// that), and pointers must be valid for [`WIDTH`] elements of their type; no alignment is needed.
+pub(super) trait Lanes: Copy {
+    /// Sixteen pairs.
+    type Pairs: Copy;
+    /// Rows of activations that one product tile keeps in registers.
+    const TILE_ROWS: usize;
+    /// Queries that one attention tile keeps in registers.
+    const TILE_QUERIES: usize;
+
+    /// The same value in all lanes.
+    unsafe fn splat(value: f32) -> Self;
+    /// Reads sixteen values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Reads and widens sixteen values.
+    unsafe fn load_bf16(from: *const bf16) -> Self;
+    /// Reads and widens sixteen values.
+    unsafe fn load_f16(from: *const f16) -> Self;
+    /// Writes sixteen values.
+    unsafe fn store(self, to: *mut f32);
+    /// Rounds to the nearest (ties to even) and writes sixteen values.
+    unsafe fn store_bf16(self, to: *mut bf16);
+    /// Reads sixteen pairs.
+    unsafe fn load_pairs(from: *const Pair) -> Self::Pairs;
+    /// The same pair in all lanes.
+    unsafe fn splat_pair(pair: Pair) -> Self::Pairs;
+    /// `self + a[0] * b[0] + a[1] * b[1]` in each lane.
+    unsafe fn add_dot(self, a: Self::Pairs, b: Self::Pairs) -> Self;
+    /// Lane by lane.
+    unsafe fn add(self, other: Self) -> Self;
+    /// Lane by lane.
+    unsafe fn sub(self, other: Self) -> Self;
+    /// Lane by lane.
+    unsafe fn mul(self, other: Self) -> Self;
+    /// Lane by lane.
+    unsafe fn div(self, other: Self) -> Self;
+    /// Lane by lane; for numbers.
+    unsafe fn max(self, other: Self) -> Self;
+    /// `self * a + b`, fused where the machine can.
+    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    /// The nearest whole numbers; for magnitudes below 2^22.
+    unsafe fn round(self) -> Self;
+    /// 2 to the power of whole numbers in -126..=127.
+    unsafe fn exp2_whole(self) -> Self;
+    /// The first `count` lanes of `self`, then `other`.
+    unsafe fn first(self, count: usize, other: f32) -> Self;
+    /// The sum of all lanes, in a fixed order.
+    unsafe fn sum(self) -> f32;
+    /// The largest lane; for numbers.
+    unsafe fn largest(self) -> f32;
+}
+
+/// `e^x`, to about one unit in the last place of f32 and exactly 1 at 0; below -87 it stays at `e^-87`.
+///
+/// # Safety
+/// See [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn exp<L: Lanes>(x: L) -> L {
+    /// Coefficients of the Taylor polynomial of e^r, highest first; |r| <= ln 2 / 2.
+    const TERMS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let x = x.max(L::splat(-87.0));
+        // A positive overflow stays finite: it happens only in silu(-x) for x far below zero, where it divides.
+        let x = L::splat(0.0).sub(L::splat(0.0).sub(x).max(L::splat(-88.0)));
+        let n = x.mul(L::splat(std::f32::consts::LOG2_E)).round();
+        // ln 2 in two parts, so that the remainder is exact.
+        let r = n.mul_add(L::splat(-0.693_359_4), x);
+        let r = n.mul_add(L::splat(2.121_944_4e-4), r);
+        let mut sum = L::splat(TERMS[0]);
+        for term in &TERMS[1..] {
+            sum = sum.mul_add(r, L::splat(*term));
+        }
+        sum.mul(n.exp2_whole())
+    }
+}

@@ -1,0 +1,69 @@
+//! The arithmetic of a step on the CPU, and the only room with `unsafe` in it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `lanes` | sixteen `f32` side by side: portable, AVX2 and AVX-512 forms of the same few operations |
+//! | `isa` | which of them this machine has; the one place where a kernel is compiled for each |
+//! | `pool` | a few threads that share out the items of one kernel call |
+//! | `buffer` | page-aligned memory, zeroed lazily |
+//! | `matrix` | weights rearranged into panels, and products by them |
+//! | `rows` | RMS norm, SwiGLU |
+//! | `cache` | keys and values of one layer in blocks |
+//! | `attention` | rotary embedding, cache writes, attention straight from the blocks |
+//! | `cuda` | loads libtorch's CUDA half |
+//!
+//! Rules:
+//! - A kernel is written once, over [`lanes::Lanes`]; the portable form is its twin and tests compare all that the machine has.
+//! - The arithmetic of a row never depends on which rows stand beside it, nor on how a prompt was cut into chunks. So an
+//!   answer is the same, bit for bit, alone or in a batch.
+//! - Activations are `f32`; only weights and cache have the model's type.
+//! - Safe functions check every length and index before a pointer is formed.
+#![expect(unsafe_code, reason = "SIMD intrinsics, and threads that write disjoint parts of one buffer")]
+
+mod attention;
+mod buffer;
+mod cache;
+mod cuda;
+mod isa;
+mod lanes;
+mod matrix;
+mod pool;
+mod rows;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
+pub(crate) use cache::{Geometry, LayerCache};
+pub(crate) use cuda::load_libtorch_cuda;
+pub(crate) use isa::Isa;
+pub(crate) use matrix::{Matrix, Mode, Weights};
+pub(crate) use pool::Pool;
+
+/// What computes: an instruction set and threads.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    isa: Isa,
+    pool: Pool,
+}
+
+impl Cpu {
+    /// The best instructions this machine has, and `threads` threads (the caller's own included).
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub(crate) fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
+        Ok(Self { isa, pool: Pool::new(threads)? })
+    }
+}
+
+/// The type of weights and cache in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of f32.
+    Bf16,
+    /// IEEE 16-bit floats.
+    F16,
+}

@@ -1,0 +1,1 @@
+//! Kernels against plain loops, with every instruction set that this machine has.

@@ -1,0 +1,214 @@
+//! Our kernels, on the CPU: activations in f32, weights and cache in the model's type.
+
+use std::{cell::RefCell, rc::Rc};
+
+use half::{bf16, f16};
+use tch::{Kind, Tensor};
+
+use super::{Backend, Shape, step};
+use crate::{
+    kernels::{
+        Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, Mode, Plan, Sequence, Weights,
+    },
+    model::{
+        Batch, ModelError,
+        torch::{LoadError, rope::Rotations},
+    },
+};
+
+/// Computes with our kernels.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Kernels {
+    cpu: Cpu,
+    dtype: Dtype,
+    /// Rows of earlier operations, to be used again.
+    spare: Spare,
+}
+
+type Spare = Rc<RefCell<Vec<Vec<f32>>>>;
+
+/// Activations, `[rows, width]`.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Rows {
+    values: Vec<f32>,
+    width: usize,
+    spare: Spare,
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.spare.borrow_mut().push(std::mem::take(&mut self.values));
+    }
+}
+
+/// An RMS norm.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Norm {
+    weight: Vec<f32>,
+    epsilon: f32,
+}
+
+impl Kernels {
+    /// With the best instructions of this machine and `threads` threads.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub(in crate::model::torch) fn new(isa: Isa, kind: Kind, threads: usize) -> std::io::Result<Self> {
+        let dtype = match kind {
+            Kind::BFloat16 => Dtype::Bf16,
+            Kind::Half => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        Ok(Self { cpu: Cpu::new(isa, threads)?, dtype, spare: Spare::default() })
+    }
+
+    /// Rows whose content is arbitrary.
+    fn rows(&self, rows: usize, width: usize) -> Rows {
+        let mut values = self.spare.borrow_mut().pop().unwrap_or_default();
+        values.resize(rows * width, 0.0);
+        Rows { values, width, spare: Rc::clone(&self.spare) }
+    }
+
+    fn geometry(shape: &Shape) -> Geometry {
+        Geometry {
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            blocks: shape.blocks,
+            block_size: shape.block_size,
+        }
+    }
+}
+
+impl Rows {
+    fn count(&self) -> usize {
+        self.values.len() / self.width
+    }
+}
+
+/// All values of a tensor.
+fn elements<T: tch::kind::Element + Default + Clone>(tensor: &Tensor) -> Result<Vec<T>, LoadError> {
+    let mut values = vec![T::default(); tensor.numel()];
+    tensor.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
+    Ok(values)
+}
+
+/// The bits of all values of a tensor of 16-bit floats. (tch takes bf16 for f16.)
+fn bits(tensor: &Tensor) -> Result<impl Iterator<Item = u16>, LoadError> {
+    let values: Vec<i16> = elements(&tensor.f_view_dtype(Kind::Int16)?)?;
+    Ok(values.into_iter().map(i16::cast_unsigned))
+}
+
+fn widened(tensor: &Tensor) -> Result<Vec<f32>, LoadError> {
+    elements(&tensor.f_to_kind(Kind::Float)?)
+}
+
+impl Backend for Kernels {
+    type Rows = Rows;
+    type Matrix = Matrix;
+    type Norm = Norm;
+    type HeadNorms = HeadNorms;
+    type Cache = LayerCache;
+    type Plan<'a> = Plan<'a>;
+
+    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
+        let outputs = weight.size().first().map_or(0, |outputs| *outputs as usize);
+        let bias = bias.map(widened).transpose()?;
+        let matrix = match self.dtype {
+            Dtype::F32 => Matrix::new(Weights::F32(&elements(weight)?), outputs, bias),
+            Dtype::Bf16 => {
+                let values: Vec<bf16> = bits(weight)?.map(bf16::from_bits).collect();
+                Matrix::new(Weights::Bf16(&values), outputs, bias)
+            }
+            Dtype::F16 => {
+                let values: Vec<f16> = bits(weight)?.map(f16::from_bits).collect();
+                Matrix::new(Weights::F16(&values), outputs, bias)
+            }
+        };
+        matrix.map_err(|error| LoadError::Memory { bytes: error.bytes })
+    }
+
+    fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
+        Ok(Norm { weight: widened(weight)?, epsilon })
+    }
+
+    fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
+        Ok(HeadNorms { query: widened(query)?, key: widened(key)?, epsilon })
+    }
+
+    fn kv_bytes(&self, shape: &Shape) -> usize {
+        Self::geometry(shape).token_bytes(self.dtype)
+    }
+
+    fn cache(&self, shape: &Shape) -> Result<LayerCache, ModelError> {
+        LayerCache::new(Self::geometry(shape), self.dtype).map_err(step)
+    }
+
+    fn plan<'a>(
+        &self,
+        shape: &Shape,
+        batch: &'a Batch,
+        rotations: Rotations,
+    ) -> Result<Plan<'a>, ModelError> {
+        let sequences = batch.sequences.iter();
+        let sequences =
+            sequences.map(|sequence| Sequence { rows: sequence.rows.clone(), blocks: &sequence.blocks });
+        let rotations = (rotations.cos, rotations.sin);
+        Plan::new(Self::geometry(shape), &batch.positions, sequences.collect(), rotations).map_err(step)
+    }
+
+    fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Rows, ModelError> {
+        let mut rows = self.rows(ids.len(), table.inputs());
+        for (row, id) in rows.values.chunks_exact_mut(table.inputs()).zip(ids) {
+            table.copy_row(*id as usize, row);
+        }
+        Ok(rows)
+    }
+
+    fn norm(&mut self, rows: &Rows, norm: &Norm) -> Result<Rows, ModelError> {
+        let mut output = self.rows(rows.count(), rows.width);
+        self.cpu.rms_norm(&rows.values, &norm.weight, norm.epsilon, &mut output.values);
+        Ok(output)
+    }
+
+    fn product(&mut self, rows: &Rows, matrix: &Matrix) -> Result<Rows, ModelError> {
+        let mut output = self.rows(rows.count(), matrix.outputs());
+        self.cpu.product(&rows.values, matrix, &mut output.values, Mode::Store);
+        Ok(output)
+    }
+
+    fn add_product(&mut self, sum: &mut Rows, rows: &Rows, matrix: &Matrix) -> Result<(), ModelError> {
+        self.cpu.product(&rows.values, matrix, &mut sum.values, Mode::Add);
+        Ok(())
+    }
+
+    fn swiglu(&mut self, gate_up: &Rows) -> Result<Rows, ModelError> {
+        let mut output = self.rows(gate_up.count(), gate_up.width / 2);
+        self.cpu.swiglu(&gate_up.values, gate_up.width / 2, &mut output.values);
+        Ok(output)
+    }
+
+    fn attention(
+        &mut self,
+        mut qkv: Rows,
+        norms: Option<&HeadNorms>,
+        cache: &mut LayerCache,
+        plan: &Plan<'_>,
+    ) -> Result<Rows, ModelError> {
+        let mut output = self.rows(qkv.count(), plan.output_width());
+        self.cpu.attention(&mut qkv.values, Layer { norms, cache }, plan, &mut output.values);
+        Ok(output)
+    }
+
+    fn select(&mut self, rows: &Rows, indices: &[usize]) -> Result<Rows, ModelError> {
+        let mut output = self.rows(indices.len(), rows.width);
+        for (to, index) in output.values.chunks_exact_mut(rows.width).zip(indices) {
+            to.copy_from_slice(&rows.values[index * rows.width..][..rows.width]);
+        }
+        Ok(output)
+    }
+
+    fn values(&self, rows: &Rows) -> Result<Vec<f32>, ModelError> {
+        Ok(rows.values.clone())
+    }
+}

@@ -1,0 +1,288 @@
+//! libtorch's own operators, on any device: CUDA, and CPUs that our kernels have no vector form for. On the CPU it is also
+//! the reference that tests hold our kernels to.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use super::{Backend, Shape, step};
+use crate::model::{
+    Batch, ModelError,
+    torch::{LoadError, rope::Rotations},
+};
+
+/// Computes with libtorch's operators.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Libtorch {
+    device: Device,
+    kind: Kind,
+}
+
+/// A linear layer.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Matrix {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// An RMS norm.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Norm {
+    weight: Tensor,
+    epsilon: f32,
+}
+
+/// Norms of each head's query and key.
+#[derive(Debug)]
+pub(in crate::model::torch) struct HeadNorms {
+    query: Norm,
+    key: Norm,
+}
+
+/// Keys and values of one layer, `[blocks * block_size, kv_heads, head_dim]` each.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Cache {
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// A step: where its rows go, and who looks at what.
+#[derive(Debug)]
+pub(in crate::model::torch) struct Plan {
+    shape: Shape,
+    /// `[rows]`: index of each row's slot.
+    slots: Tensor,
+    /// `[rows, 1, head_dim]`
+    cos: Tensor,
+    /// `[rows, 1, head_dim]`
+    sin: Tensor,
+    views: Vec<View>,
+}
+
+/// One sequence, or the single rows of several side by side.
+#[derive(Debug)]
+struct View {
+    /// Which rows of the step: `[sequences * rows]`.
+    rows: Tensor,
+    sequences: i64,
+    /// `[sequences * context]`: slots to read; short contexts are filled up.
+    slots: Tensor,
+    /// `[sequences, 1, rows, context]`: what each row may see.
+    mask: Tensor,
+}
+
+impl Libtorch {
+    /// On `device`, with weights and cache in `kind`.
+    pub(in crate::model::torch) fn new(device: Device, kind: Kind) -> Self {
+        Self { device, kind }
+    }
+
+    fn integers(&self, values: &[i64]) -> Result<Tensor, TchError> {
+        Tensor::f_from_slice(values)?.f_to_device(self.device)
+    }
+
+    fn placed(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        tensor.f_to_kind(self.kind)?.f_to_device(self.device)
+    }
+
+    fn lay_out(&self, shape: &Shape, batch: &Batch, rotations: &Rotations) -> Result<Plan, TchError> {
+        let mut slots = Vec::with_capacity(batch.positions.len());
+        let mut singles = Vec::new();
+        let mut views = Vec::new();
+        for (index, sequence) in batch.sequences.iter().enumerate() {
+            let of = |position: &u32| slot(shape, &sequence.blocks, *position as usize);
+            slots.extend(batch.positions[sequence.rows.clone()].iter().map(of));
+            match sequence.rows.len() {
+                0 => {}
+                1 => singles.push(index),
+                _ => views.push(self.view(shape, batch, &[index])?),
+            }
+        }
+        if !singles.is_empty() {
+            views.push(self.view(shape, batch, &singles)?);
+        }
+        let half = shape.head_dim as i64 / 2;
+        let rotation = |values: &[f32]| {
+            let half = Tensor::f_from_slice(values)?.f_view([-1, 1, half])?;
+            self.placed(&Tensor::f_cat(&[&half, &half], -1)?)
+        };
+        Ok(Plan {
+            shape: *shape,
+            slots: self.integers(&slots)?,
+            cos: rotation(&rotations.cos)?,
+            sin: rotation(&rotations.sin)?,
+            views,
+        })
+    }
+
+    /// Sequences of equally many rows, side by side.
+    fn view(&self, shape: &Shape, batch: &Batch, indices: &[usize]) -> Result<View, TchError> {
+        let rows_of = |index: &usize| batch.sequences[*index].rows.clone();
+        let last = |rows: Range<usize>| batch.positions[rows.end - 1] as usize;
+        let context = indices.iter().map(|index| last(rows_of(index)) + 1).max().unwrap_or(0);
+        let (mut rows, mut slots, mut mask) = (Vec::new(), Vec::new(), Vec::new());
+        for index in indices {
+            let blocks = &batch.sequences[*index].blocks;
+            let length = last(rows_of(index)) + 1;
+            slots.extend((0..context).map(|position| slot(shape, blocks, position.min(length - 1))));
+            for row in rows_of(index) {
+                rows.push(row as i64);
+                mask.extend((0..context).map(|position| position <= batch.positions[row] as usize));
+            }
+        }
+        let sequences = indices.len() as i64;
+        let mask = Tensor::f_from_slice(&mask)?.f_view([sequences, 1, -1, context as i64])?;
+        Ok(View {
+            rows: self.integers(&rows)?,
+            sequences,
+            slots: self.integers(&slots)?,
+            mask: mask.f_to_device(self.device)?,
+        })
+    }
+}
+
+/// Index of the slot at `position` of a sequence. The batch has been checked.
+fn slot(shape: &Shape, blocks: &[u32], position: usize) -> i64 {
+    let block = blocks[position / shape.block_size] as usize;
+    (block * shape.block_size + position % shape.block_size) as i64
+}
+
+fn norm(rows: &Tensor, norm: &Norm) -> Result<Tensor, TchError> {
+    let width = rows.size().last().copied().unwrap_or(0);
+    rows.f_rms_norm([width], Some(&norm.weight), f64::from(norm.epsilon))
+}
+
+/// Rotates `[rows, heads, head_dim]`.
+fn rotate(heads: &Tensor, plan: &Plan) -> Result<Tensor, TchError> {
+    let halves = heads.f_chunk(2, -1)?;
+    let turned = Tensor::f_cat(&[&halves[1].f_neg()?, &halves[0]], -1)?;
+    heads.f_mul(&plan.cos)?.f_add(&turned.f_mul(&plan.sin)?)
+}
+
+fn attention(
+    qkv: &Tensor,
+    norms: Option<&HeadNorms>,
+    cache: &mut Cache,
+    plan: &Plan,
+) -> Result<Tensor, TchError> {
+    let (heads, kv_heads) = (plan.shape.heads as i64, plan.shape.kv_heads as i64);
+    let head_dim = plan.shape.head_dim as i64;
+    let parts = qkv
+        .f_view([-1, heads + 2 * kv_heads, head_dim])?
+        .f_split_with_sizes([heads, kv_heads, kv_heads], 1)?;
+    let (mut queries, mut keys) = (parts[0].shallow_clone(), parts[1].shallow_clone());
+    if let Some(norms) = norms {
+        queries = norm(&queries, &norms.query)?;
+        keys = norm(&keys, &norms.key)?;
+    }
+    let queries = rotate(&queries, plan)?;
+    let _ = cache.keys.f_index_copy_(0, &plan.slots, &rotate(&keys, plan)?)?;
+    let _ = cache.values.f_index_copy_(0, &plan.slots, &parts[2].f_contiguous()?)?;
+    let mut output = Tensor::f_empty([qkv.size()[0], heads * head_dim], (qkv.f_kind()?, qkv.device()))?;
+    for view in &plan.views {
+        let read = |from: &Tensor| {
+            from.f_index_select(0, &view.slots)?
+                .f_view([view.sequences, -1, kv_heads, head_dim])?
+                .f_transpose(1, 2)
+        };
+        let queries = queries.f_index_select(0, &view.rows)?;
+        let queries = queries.f_view([view.sequences, -1, heads, head_dim])?.f_transpose(1, 2)?;
+        let (keys, values) = (read(&cache.keys)?, read(&cache.values)?);
+        let attended = Tensor::f_scaled_dot_product_attention(
+            &queries,
+            &keys,
+            &values,
+            Some(&view.mask),
+            0.0,
+            false,
+            None,
+            true,
+        )?;
+        let attended = attended.f_transpose(1, 2)?.f_reshape([-1, heads * head_dim])?;
+        let _ = output.f_index_copy_(0, &view.rows, &attended)?;
+    }
+    Ok(output)
+}
+
+impl Backend for Libtorch {
+    type Rows = Tensor;
+    type Matrix = Matrix;
+    type Norm = Norm;
+    type HeadNorms = HeadNorms;
+    type Cache = Cache;
+    type Plan<'a> = Plan;
+
+    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
+        let bias = bias.map(|bias| self.placed(bias)).transpose()?;
+        Ok(Matrix { weight: self.placed(weight)?, bias })
+    }
+
+    fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
+        Ok(Norm { weight: self.placed(weight)?, epsilon })
+    }
+
+    fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
+        Ok(HeadNorms { query: self.norm_weight(query, epsilon)?, key: self.norm_weight(key, epsilon)? })
+    }
+
+    fn kv_bytes(&self, shape: &Shape) -> usize {
+        2 * shape.kv_heads * shape.head_dim * self.kind.elt_size_in_bytes()
+    }
+
+    fn cache(&self, shape: &Shape) -> Result<Cache, ModelError> {
+        let size =
+            [shape.blocks * shape.block_size, shape.kv_heads, shape.head_dim].map(|length| length as i64);
+        let zeros = || Tensor::f_zeros(size, (self.kind, self.device)).map_err(step);
+        Ok(Cache { keys: zeros()?, values: zeros()? })
+    }
+
+    fn plan<'a>(&self, shape: &Shape, batch: &'a Batch, rotations: Rotations) -> Result<Plan, ModelError> {
+        self.lay_out(shape, batch, &rotations).map_err(step)
+    }
+
+    fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Tensor, ModelError> {
+        let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
+        self.integers(&ids).and_then(|ids| table.weight.f_index_select(0, &ids)).map_err(step)
+    }
+
+    fn norm(&mut self, rows: &Tensor, weights: &Norm) -> Result<Tensor, ModelError> {
+        norm(rows, weights).map_err(step)
+    }
+
+    fn product(&mut self, rows: &Tensor, matrix: &Matrix) -> Result<Tensor, ModelError> {
+        rows.f_linear(&matrix.weight, matrix.bias.as_ref()).map_err(step)
+    }
+
+    fn add_product(&mut self, sum: &mut Tensor, rows: &Tensor, matrix: &Matrix) -> Result<(), ModelError> {
+        let product = self.product(rows, matrix)?;
+        sum.f_add_(&product).map(drop).map_err(step)
+    }
+
+    fn swiglu(&mut self, gate_up: &Tensor) -> Result<Tensor, ModelError> {
+        let halves = gate_up.f_chunk(2, -1).map_err(step)?;
+        halves[0].f_silu().and_then(|gate| gate.f_mul(&halves[1])).map_err(step)
+    }
+
+    fn attention(
+        &mut self,
+        qkv: Tensor,
+        norms: Option<&HeadNorms>,
+        cache: &mut Cache,
+        plan: &Plan,
+    ) -> Result<Tensor, ModelError> {
+        attention(&qkv, norms, cache, plan).map_err(step)
+    }
+
+    fn select(&mut self, rows: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
+        let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
+        self.integers(&indices).and_then(|indices| rows.f_index_select(0, &indices)).map_err(step)
+    }
+
+    fn values(&self, rows: &Tensor) -> Result<Vec<f32>, ModelError> {
+        let rows =
+            rows.f_to_kind(Kind::Float).and_then(|rows| rows.f_to_device(Device::Cpu)).map_err(step)?;
+        let mut values = vec![0.0; rows.numel()];
+        rows.f_contiguous().and_then(|rows| rows.f_copy_data(&mut values, rows.numel())).map_err(step)?;
+        Ok(values)
+    }
+}

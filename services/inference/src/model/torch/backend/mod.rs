@@ -1,0 +1,95 @@
+//! Where a step's arithmetic happens.
+
+mod kernels;
+mod libtorch;
+
+use tch::Tensor;
+
+pub(super) use kernels::Kernels;
+pub(super) use libtorch::Libtorch;
+
+use super::{LoadError, rope::Rotations};
+use crate::model::{Batch, ModelError};
+
+/// Shape of the cache and of what attention works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Query heads.
+    pub(super) heads: usize,
+    /// Key and value heads.
+    pub(super) kv_heads: usize,
+    /// Width of a head.
+    pub(super) head_dim: usize,
+    /// Blocks in the cache; 0 until there is one.
+    pub(super) blocks: usize,
+    /// Positions of a block.
+    pub(super) block_size: usize,
+}
+
+/// The operations that a decoder is made of. Rows are activations, one for each token of the step.
+pub(super) trait Backend {
+    /// Activations, `[rows, width]`.
+    type Rows;
+    /// A weight matrix `[outputs, inputs]`, with its bias, in the form that products take.
+    type Matrix;
+    /// Weights of an RMS norm.
+    type Norm;
+    /// Weights of the norms of each head's query and key.
+    type HeadNorms;
+    /// Keys and values of one layer.
+    type Cache;
+    /// What attention needs to know of a step: made once, used by every layer.
+    type Plan<'a>;
+
+    /// Prepares a weight matrix.
+    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self::Matrix, LoadError>;
+    /// Prepares a norm.
+    fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Self::Norm, LoadError>;
+    /// Prepares the norms of heads.
+    fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<Self::HeadNorms, LoadError>;
+
+    /// Bytes of one token's keys and values in one layer.
+    fn kv_bytes(&self, shape: &Shape) -> usize;
+    /// Makes room for one layer's keys and values.
+    fn cache(&self, shape: &Shape) -> Result<Self::Cache, ModelError>;
+    /// Lays out a step.
+    fn plan<'a>(
+        &self,
+        shape: &Shape,
+        batch: &'a Batch,
+        rotations: Rotations,
+    ) -> Result<Self::Plan<'a>, ModelError>;
+
+    /// The rows of `table` at `ids`.
+    fn embed(&mut self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Rows, ModelError>;
+    /// RMS norm of each row.
+    fn norm(&mut self, rows: &Self::Rows, norm: &Self::Norm) -> Result<Self::Rows, ModelError>;
+    /// `rows * matrix^T + bias`.
+    fn product(&mut self, rows: &Self::Rows, matrix: &Self::Matrix) -> Result<Self::Rows, ModelError>;
+    /// Adds `rows * matrix^T + bias` to `sum`.
+    fn add_product(
+        &mut self,
+        sum: &mut Self::Rows,
+        rows: &Self::Rows,
+        matrix: &Self::Matrix,
+    ) -> Result<(), ModelError>;
+    /// `silu(gate) * up` of rows `[gate, up]`.
+    fn swiglu(&mut self, gate_up: &Self::Rows) -> Result<Self::Rows, ModelError>;
+    /// Rotates, writes keys and values to the cache, and attends: from rows of queries, keys and values to rows of heads.
+    fn attention(
+        &mut self,
+        qkv: Self::Rows,
+        norms: Option<&Self::HeadNorms>,
+        cache: &mut Self::Cache,
+        plan: &Self::Plan<'_>,
+    ) -> Result<Self::Rows, ModelError>;
+    /// The rows at `indices`.
+    fn select(&mut self, rows: &Self::Rows, indices: &[usize]) -> Result<Self::Rows, ModelError>;
+    /// All values, row after row.
+    fn values(&self, rows: &Self::Rows) -> Result<Vec<f32>, ModelError>;
+}
+
+/// A failure of a step.
+fn step(error: impl std::fmt::Display) -> ModelError {
+    ModelError::Step(error.to_string())
+}

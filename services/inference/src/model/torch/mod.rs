@@ -1,0 +1,76 @@
+//! The real model: any Llama-family folder in Hugging Face's format.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `config` | config.json and generation_config.json, parsed and checked: what is not known is refused by name |
+//! | `rope` | rotary frequencies: default, linear, dynamic, llama3 |
+//! | `weights` | safetensors, one file or sharded, read tensor by tensor |
+//! | `device` | which device, and libtorch's CUDA half loaded at run time |
+//! | `decoder` | the forward pass, written once over a `Backend` |
+//! | `backend` | where the arithmetic happens: our kernels (CPU) or libtorch's operators (CUDA, and any CPU) |
+//!
+//! Rules: nothing here panics on a folder's content; a libtorch error becomes [`ModelError::Step`]; every tensor of a
+//! folder is either used or refused, so a model is never half right.
+
+mod backend;
+mod config;
+mod decoder;
+mod device;
+mod error;
+mod rope;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::path::PathBuf;
+
+pub use error::LoadError;
+
+use super::Model;
+
+/// What to load, and how.
+#[derive(Clone, Debug)]
+pub struct TorchConfig {
+    /// An HF folder: config.json, safetensors, and optionally generation_config.json and tokenizer.json.
+    pub folder: PathBuf,
+    /// Type of weights and KV cache in memory.
+    pub dtype: DtypeChoice,
+    /// Where to compute.
+    pub device: DeviceChoice,
+    /// CPU threads that compute a step, the engine's own included; 0 for one per core.
+    pub threads: usize,
+}
+
+/// Type of weights and KV cache in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DtypeChoice {
+    /// As config.json says; as the weights are stored where it says nothing.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of f32.
+    BF16,
+    /// IEEE 16-bit floats.
+    F16,
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This CUDA device, or an error.
+    Cuda(usize),
+}
+
+/// Loads a model folder.
+///
+/// # Errors
+/// See [`LoadError`]: each names the file and what in it is wrong.
+pub fn load(config: &TorchConfig) -> Result<Box<dyn Model>, LoadError> {
+    decoder::load(config)
+}

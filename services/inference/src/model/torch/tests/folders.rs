@@ -1,0 +1,1 @@
+//! Folders that cannot be served, each refused with the reason.

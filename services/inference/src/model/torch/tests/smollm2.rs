@@ -1,0 +1,69 @@
+//! The default model against what transformers gave for it in f32.
+
+use serde::Deserialize;
+
+use super::{Driver, driver::Sequence, repository, served};
+use crate::model::{Wanted, torch::DtypeChoice};
+
+#[derive(Debug, Deserialize)]
+struct Greedy {
+    cases: Vec<GreedyCase>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GreedyCase {
+    input_ids: Vec<u32>,
+    greedy_ids: Vec<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Logits {
+    input_ids: Vec<u32>,
+    logsumexp: Vec<f64>,
+    top20: Vec<Vec<(u32, f32)>>,
+}
+
+fn golden<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    let file = repository("tests/golden").join(name);
+    serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+}
+
+fn smollm2() -> Driver {
+    let folder = repository("models/smollm2-135m-instruct-f32");
+    assert!(folder.join("model.safetensors").exists(), "{} is missing: run `make model`", folder.display());
+    served(folder, DtypeChoice::F32)
+}
+
+#[test]
+fn smollm2_answers_every_prompt_as_in_transformers_alone_and_together() {
+    let mut driver = smollm2();
+    // The golden answers were generated with a least length, that is without the end id.
+    driver.forbidden = Some(2);
+    let cases = golden::<Greedy>("smollm2_greedy.json").cases;
+    for case in &cases {
+        assert_eq!(driver.greedy(&case.input_ids, case.greedy_ids.len(), usize::MAX), case.greedy_ids);
+    }
+    let prompts: Vec<Vec<u32>> = cases.iter().map(|case| case.input_ids.clone()).collect();
+    let answers = driver.greedy_together(&prompts, cases[0].greedy_ids.len());
+    for (case, answer) in cases.iter().zip(answers) {
+        assert_eq!(answer, case.greedy_ids);
+    }
+}
+
+#[test]
+fn smollm2_logits_are_those_of_transformers() {
+    let mut driver = smollm2();
+    let golden: Logits = golden("smollm2_logits.json");
+    let mut sequence = Sequence::new(&golden.input_ids);
+    for (position, (logsumexp, top)) in golden.logsumexp.iter().zip(&golden.top20).enumerate() {
+        let logits = driver.step(&mut [(&mut sequence, 1, Wanted::LastLogits)]).logits;
+        for (id, logit) in top {
+            let ours = logits[*id as usize];
+            assert!(
+                (ours - logit).abs() < 2e-3,
+                "position {position}: logit {id} is {ours}, expected {logit}"
+            );
+        }
+        assert!((super::logsumexp(&logits) - logsumexp).abs() < 2e-3, "position {position}");
+    }
+}
