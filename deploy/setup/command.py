@@ -46,9 +46,7 @@ def run_quietly(
             raise
     if code != 0:
         tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        raise SetupError(
-            "\n    ".join([f"`{spoken(command)}` ended with {code}. {hint}", *tail])
-        )
+        raise SetupError("\n    ".join([f"`{spoken(command)}` ended with {code}. {hint}", *tail]))
 
 
 def show_clock(process: "subprocess.Popen[bytes]", started: float) -> None:

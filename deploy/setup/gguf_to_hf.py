@@ -7,6 +7,7 @@ Services read Hugging Face folders only, so this file is the one place that know
 
 import argparse
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,8 @@ def write_weights(source: Source, path: Path, dtype: str) -> bool:
     # The writer takes addresses, so the arrays live here until it is done.
     arrays: dict[str, NDArray[Any]] = {}
     for name, values in source.tensors():
-        values = np.ascontiguousarray(values, dtype="<f4")
-        arrays[name] = bf16_bits(values) if dtype == "bf16" else values
+        exact = np.ascontiguousarray(values, dtype="<f4")
+        arrays[name] = bf16_bits(exact) if dtype == "bf16" else exact
     specs = {
         name: TensorSpec(
             dtype=DTYPES[dtype],
@@ -104,6 +105,8 @@ def write_weights(source: Source, path: Path, dtype: str) -> bool:
         for name, array in arrays.items()
     }
     serialize_file(specs, path, {"format": "pt"})
+    # The writer makes it private; the other files of the folder are as the umask says, so this one is, too.
+    path.chmod((path.parent.stat().st_mode & 0o666) | stat.S_IWUSR)
     return "lm_head.weight" not in arrays
 
 
@@ -148,9 +151,7 @@ def control_tokens(source: Source) -> list[str]:
     """The tokens that never stand for text: GGUF's token type 3."""
     kinds = source["tokenizer.ggml.token_type"]
     tokens = source["tokenizer.ggml.tokens"]
-    return [
-        token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL
-    ]
+    return [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
 
 
 def tokenizer(source: Source) -> Tokenizer:
@@ -168,9 +169,7 @@ def tokenizer(source: Source) -> Tokenizer:
         ]
     )
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in control_tokens(source)]
-    )
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control_tokens(source)])
     return made
 
 

@@ -1,4 +1,4 @@
-"""Programs built from Go modules: Jaeger and grpcurl. Versions and checksums stand in each folder's go.mod and go.sum."""
+"""Programs built from Go modules: Jaeger and grpcurl; go.mod and go.sum pin and verify them."""
 
 import re
 import shutil

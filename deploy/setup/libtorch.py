@@ -72,9 +72,13 @@ def wanted(archive: zipfile.ZipFile, keep_all: bool) -> Iterator[tuple[str, Pure
         path = PurePosixPath(name)
         if name == "torch/version.py" or name.startswith("torch/include/"):
             yield name, path.relative_to("torch")
-        elif ".so" in path.name and path.parent.name == "lib" and "python" not in path.name:
-            if keep_all or path.name in CPU_LIBRARIES:
-                yield name, PurePosixPath("lib") / path.name
+        elif is_library(path) and (keep_all or path.name in CPU_LIBRARIES):
+            yield name, PurePosixPath("lib") / path.name
+
+
+def is_library(path: PurePosixPath) -> bool:
+    """Whether this is a shared library that a program other than Python may load."""
+    return ".so" in path.name and path.parent.name == "lib" and "python" not in path.name
 
 
 def extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 import venv
 from pathlib import Path
 
-from command import run
+from command import run, run_quietly
 
 PINS = Path(__file__).parent / "pins"
 HINT = (
@@ -29,8 +29,8 @@ def download(pins: Path, scratch: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def make_environment(pins: Path, place: Path, scratch: Path) -> None:
-    """Makes a virtual environment with exactly the pinned packages.
+def make_environment(pins: Path, place: Path, scratch: Path, progress: bool = False) -> None:
+    """Makes a virtual environment with exactly the pinned packages; `progress` shows pip's own, for big ones.
 
     It is moved after it was made, so its programs are started as `bin/python -m NAME`.
     """
@@ -40,7 +40,7 @@ def make_environment(pins: Path, place: Path, scratch: Path) -> None:
         *["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-warn-script-location"],
         *["--requirement", pins],
     ]
-    run(command, scratch, HINT)
+    (run if progress else run_quietly)(command, scratch, HINT)
 
 
 def pip(*words: str | Path) -> list[str | Path]:

@@ -54,7 +54,7 @@ def environment(name: str, makes: str, needs_mib: int) -> Step:
         makes=makes,
         target=ROOT / ".weft" / f"venv-{name}",
         inputs=(pins,),
-        make=lambda place, scratch: make_environment(pins, place, scratch),
+        make=lambda place, scratch: make_environment(pins, place, scratch, progress=needs_mib > 1000),
         needs_mib=needs_mib,
     )
 
@@ -81,9 +81,7 @@ def select(known: dict[str, Step], names: list[str]) -> list[Step]:
 
 def main() -> int:
     """Reads the command line and runs the steps; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", metavar="STEP")
     parser.add_argument("--list", action="store_true", help="list the steps and stop")
     arguments = parser.parse_args()
