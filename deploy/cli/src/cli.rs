@@ -10,18 +10,21 @@ use crate::{
     ui::Colour,
 };
 
+/// The heading of options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Weft on one machine: start it, talk to it, watch it, measure it
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     /// Where pid files, logs and the state of the mesh are
-    #[arg(long, global = true, value_name = "FOLDER", default_value = RUN_DIR)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FOLDER", default_value = RUN_DIR)]
     pub(crate) run_dir: PathBuf,
     /// Where gateway.toml, tokenizer.toml, inference.toml and safety.toml are [default: deploy/config]
-    #[arg(long, global = true, value_name = "FOLDER")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FOLDER")]
     pub(crate) config_dir: Option<PathBuf>,
     /// When to use colours
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t)]
     pub(crate) color: Colour,
     /// What to do
     #[command(subcommand)]

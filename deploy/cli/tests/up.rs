@@ -1,5 +1,7 @@
 //! What `weft up` says when it cannot do what it was asked. The mesh that it starts is tested in `tests/`.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
 use std::{
     fs,
     net::TcpListener,
