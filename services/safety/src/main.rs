@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The safety filter: text in, verdict and cleared text out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_runtime::main("safety", weft_safety::start)
+}
