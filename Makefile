@@ -52,10 +52,14 @@ clients: ## fetch the official Python gRPC client, and grpcurl
 
 ## Check it
 
-test: test-setup test-rust test-python test-conformance ## set up all it needs and run every test
+test: test-setup test-build test-python test-rust test-conformance ## set up all it needs and run every test
 
 test-setup:
 	$(SETUP) all
+
+# One build for the tests and for the programs that the conformance tests start: the same features, so nothing twice.
+test-build:
+	cargo build --workspace --bins --tests --locked
 
 test-rust:
 	cargo test --workspace --locked
@@ -64,7 +68,6 @@ test-python:
 	python3 -m unittest discover --start-directory deploy/setup/tests
 
 test-conformance:
-	cargo build --workspace --locked --bins
 	$(PYTEST) tests/conformance
 
 lint: ## what CI checks beside the tests
@@ -84,4 +87,4 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	cargo clean
 
 .PHONY: help up down status bench setup build libtorch model jaeger clients \
-	test test-setup test-rust test-python test-conformance lint fmt ci clean
+	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

