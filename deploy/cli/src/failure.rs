@@ -60,8 +60,8 @@ pub(crate) fn report(ui: &Ui, error: &anyhow::Error) -> ExitCode {
     for cause in error.chain().skip(1) {
         ui.note(format!("       {cause}"));
     }
-    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
-    let Some(failure) = failure else { return ExitCode::from(FAILED) };
+    // Looks through contexts too, which `chain` shows as errors of another type.
+    let Some(failure) = error.downcast_ref::<Failure>() else { return ExitCode::from(FAILED) };
     for line in &failure.details {
         ui.note(format!("  {line}"));
     }
