@@ -8,6 +8,8 @@ use crate::ui::{Tone, Ui};
 pub(crate) const FAILED: u8 = 1;
 /// The exit code of a command that needs a running mesh where there is none.
 pub(crate) const NOT_RUNNING: u8 = 3;
+/// The exit code of a command that met a configuration which is not usable; the services' own (EX_USAGE of sysexits).
+pub(crate) const CONFIG: u8 = 64;
 /// The exit code of a command that was interrupted.
 pub(crate) const INTERRUPTED: u8 = 130;
 

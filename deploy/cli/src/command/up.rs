@@ -2,13 +2,14 @@
 
 use std::{cell::RefCell, collections::BTreeMap, io, path::PathBuf, process::ExitCode, time::Duration};
 
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{Place, logs};
 use crate::{
     answer,
     cli::duration,
-    failure::{self, Failure, INTERRUPTED},
+    failure::{self, CONFIG, Failure, INTERRUPTED},
     grpc::{
         Call, Generation,
         answer::{Gateway, Question, Speaker, Turn},
@@ -76,7 +77,7 @@ pub(crate) async fn run(ui: &Ui, place: &Place, args: &Args) -> anyhow::Result<E
     let plan = Plan::make(&place.run, &flags(place, args))?;
     plan.check_ports()?;
     plan.announce(ui, args);
-    let mut members = plan.start(&place.run)?;
+    let mut members = plan.start(&place.run).await?;
     let started = plan.missing.clone();
     let progress = RefCell::new(Progress::new(ui));
     let ready = ready(&mut members, &plan.layout, place, (args.timeout, &progress));
@@ -173,11 +174,12 @@ impl Plan {
     }
 
     /// Starts what is missing and gives all members. Nothing is started unless everything can be.
-    fn start(&self, run: &RunDir) -> anyhow::Result<Vec<Running>> {
+    async fn start(&self, run: &RunDir) -> anyhow::Result<Vec<Running>> {
         // Jaeger first: who starts after it need not try twice to reach it.
         let order = self.missing.iter().rev();
         let programs = order.map(|member| Program::of(*member, &self.settings, &self.layout, run));
         let programs: Vec<Program> = programs.collect::<anyhow::Result<_>>()?;
+        check_configs(&programs).await?;
         run.write_state(&State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             settings: self.settings.clone(),
@@ -191,6 +193,16 @@ impl Plan {
         members.sort_by_key(|running| running.member);
         Ok(members)
     }
+}
+
+/// Every problem of every config is named at once.
+async fn check_configs(programs: &[Program]) -> anyhow::Result<()> {
+    let problems = try_join_all(programs.iter().map(Program::config_problems)).await?.concat();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let what = "nothing was started: not every configuration is usable";
+    Err(Failure::new(what).details(problems).code(CONFIG).into())
 }
 
 async fn ready(

@@ -92,6 +92,27 @@ impl Program {
         })
     }
 
+    /// Lets a service look at its configuration without starting it, and gives what it finds wrong: one line each.
+    ///
+    /// # Errors
+    /// The executable cannot be run.
+    pub(crate) async fn config_problems(&self) -> anyhow::Result<Vec<String>> {
+        if self.member == Member::Jaeger {
+            return Ok(Vec::new());
+        }
+        let mut check = self.command();
+        let output = check.arg("--check").output().await;
+        let output = output.with_context(|| format!("{} cannot be run", self.path.display()))?;
+        let text = if output.status.success() { "".into() } else { String::from_utf8_lossy(&output.stderr) };
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.args).envs(&self.env).current_dir(&self.working_dir).stdin(Stdio::null());
+        command
+    }
+
     /// Starts it in a process group of its own: Ctrl-C in this terminal does not reach it, and it outlives this
     /// program.
     ///
@@ -100,11 +121,8 @@ impl Program {
     pub(crate) fn start(&self, run: &RunDir) -> anyhow::Result<Running> {
         let member = self.member;
         let log = run.rotate_log(member).with_context(|| format!("the log of {member} cannot be made"))?;
-        let child = Command::new(&self.path)
-            .args(&self.args)
-            .envs(&self.env)
-            .current_dir(&self.working_dir)
-            .stdin(Stdio::null())
+        let child = self
+            .command()
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0)
