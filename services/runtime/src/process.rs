@@ -4,32 +4,36 @@
 //! a mesh in one test process:
 //!
 //! ```
-//! use weft_proto::tokenizer::v1::tokenizer_service_client::TokenizerServiceClient;
-//! use weft_runtime::{Process, RuntimeConfig, Services, client, pipe};
+//! use weft_proto::tokenizer::v1::{GetTokenizerInfoRequest, tokenizer_service_client::TokenizerServiceClient};
+//! use weft_runtime::{BoxError, Process, RuntimeConfig, Services, Tasks, client, pipe};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), weft_runtime::BoxError> {
+//! # async fn main() -> Result<(), BoxError> {
+//! // Not the process's own tasks: its drain would wait for itself.
+//! let mesh = Tasks::default();
 //! let (connector, incoming) = pipe::pipe();
+//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 //! let process = Process::new("tokenizer", RuntimeConfig::default());
 //! let context = process.context().clone();
-//! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 //! // A real service: `weft_tokenizer::start(config, context.clone())`.
-//! let start = async { Ok::<_, weft_runtime::BoxError>(Services::new()) };
-//! let running = context.tasks.spawn("process", process.run(start, incoming, async { stopped.await.unwrap_or(()) }));
+//! let start = async { Ok::<_, BoxError>(Services::new()) };
+//! let running = mesh.spawn("tokenizer", process.run(start, incoming, async { stopped.await.unwrap_or(()) }));
 //! context.health.serving().await;
 //!
 //! let caller = Process::new("gateway", RuntimeConfig::default()).context().clone();
 //! let target = client::Target::Pipe(connector.clone());
 //! let channel = client::connect(&caller, "tokenizer", target, &client::ClientConfig::default())?;
-//! let refused = TokenizerServiceClient::new(channel).get_tokenizer_info(()).await.unwrap_err();
-//! # assert_eq!(refused.code(), tonic::Code::Unimplemented);
-//! # drop(stop);
-//! # running.abort();
+//! let answer = TokenizerServiceClient::new(channel).get_tokenizer_info(GetTokenizerInfoRequest {}).await;
+//! # assert_eq!(answer.unwrap_err().code(), tonic::Code::Unimplemented);
+//!
+//! stop.send(()).unwrap();
+//! running.await??;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! `connector.cut()` breaks what is open, `connector.refuse(true)` is a dead process, aborting the task is `kill -9`.
+//! `connector.cut()` breaks what is open, `connector.refuse(true)` is a dead process, aborting the task is `kill -9`,
+//! `connector.listen()` is the same address for a process that is started again.
 
 mod arguments;
 mod life;
@@ -47,6 +51,7 @@ use crate::{
     layer,
     metrics::Metrics,
     server::{Limits, ServerConfig},
+    telemetry::TelemetryConfig,
 };
 
 /// Any error.
@@ -78,6 +83,8 @@ pub struct RuntimeConfig {
     pub server: ServerConfig,
     /// `[drain]`.
     pub drain: DrainConfig,
+    /// `[telemetry]`.
+    pub telemetry: TelemetryConfig,
     /// `runtime.worker_threads`: threads that run tasks. Absent: one a core.
     pub worker_threads: Option<usize>,
 }
@@ -87,6 +94,7 @@ impl FromConfig for RuntimeConfig {
         Self {
             server: root.section("server"),
             drain: root.section("drain"),
+            telemetry: root.section("telemetry"),
             worker_threads: root.section::<Threads>("runtime").0,
         }
     }

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 
 use super::{BoxError, Context, Process, RuntimeConfig, signals::Signals};
-use crate::{Services, admin, server::ServerConfig, status};
+use crate::{Services, admin, server::ServerConfig, status, telemetry::Telemetry};
 
 /// Builds the tokio runtime and lives on it.
 pub(super) fn run<Fut, E>(
@@ -46,22 +46,35 @@ where
     Fut: Future<Output = Result<Services, E>>,
     E: Into<BoxError>,
 {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match serve(service, config, start).await {
-        Ok(()) => {
-            tracing::info!("stopped");
-            ExitCode::SUCCESS
-        }
+    let process = Process::new(service, config.clone());
+    let telemetry = match Telemetry::start(service, &config.telemetry, &process.context().metrics) {
+        Ok(telemetry) => telemetry,
         Err(error) => {
-            tracing::error!(error = status::chain(&*error), "stopped");
-            ExitCode::FAILURE
+            let _ = writeln!(std::io::stderr(), "cannot start telemetry: {}", status::chain(&*error));
+            return ExitCode::FAILURE;
         }
+    };
+    log_panics();
+    let ended = serve(process, &config.server, start).await;
+    match &ended {
+        Ok(()) => tracing::info!("stopped"),
+        Err(error) => tracing::error!(error = status::chain(&**error), "stopped"),
     }
+    telemetry.flush().await;
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A panic is a line of the log like any other, with the trace in which it happened.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "panic");
+    }));
 }
 
 async fn serve<Fut, E>(
-    service: &'static str,
-    config: RuntimeConfig,
+    process: Process,
+    config: &ServerConfig,
     start: impl FnOnce(Context) -> Fut,
 ) -> Result<(), BoxError>
 where
@@ -69,12 +82,12 @@ where
     E: Into<BoxError>,
 {
     let mut signals = Signals::listen()?;
-    let Sockets { grpc, admin } = Sockets::bind(&config.server).await?;
+    let Sockets { grpc, admin } = Sockets::bind(config).await?;
     let addresses = (grpc.local_addr()?, admin.as_ref().map(TcpListener::local_addr).transpose()?);
-    let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(service, version, listen = %addresses.0, admin = ?addresses.1, "starting");
-    let process = Process::new(service, config);
     let context = process.context().clone();
+    let (service, version) = (context.service, env!("CARGO_PKG_VERSION"));
+    let admin_address = addresses.1.map_or("none".to_owned(), |address| address.to_string());
+    tracing::info!(service, version, listen = %addresses.0, admin = admin_address, "starting");
     if let Some(listener) = admin {
         admin::serve(&context, listener);
     }

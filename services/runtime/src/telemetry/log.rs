@@ -1,0 +1,151 @@
+//! Lines of the log, on stderr, each with the trace that it belongs to.
+
+use std::fmt;
+
+use opentelemetry::trace::{SpanContext, TraceContextExt as _};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    Layer,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Json, Writer},
+        time::{FormatTime as _, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+use super::LogFormat;
+
+pub(super) fn layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => Box::new(lines.event_format(TextLine)),
+        LogFormat::Json => {
+            let json =
+                Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false);
+            Box::new(lines.json().event_format(JsonLine(json)))
+        }
+    }
+}
+
+/// The span that is running on this thread, where there is one.
+fn current() -> Option<SpanContext> {
+    let context = opentelemetry::Context::current();
+    let span = context.span().span_context().clone();
+    span.is_valid().then_some(span)
+}
+
+/// `2026-01-01T00:00:00.000000Z  INFO weft_runtime: message field=value trace_id=…`
+struct TextLine;
+
+impl<S, N> FormatEvent<S, N> for TextLine
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        SystemTime.format_time(&mut line)?;
+        write!(line, " {:>5} {}: ", event.metadata().level(), event.metadata().target())?;
+        ctx.field_format().format_fields(line.by_ref(), event)?;
+        if let Some(span) = current() {
+            write!(line, " trace_id={}", span.trace_id())?;
+        }
+        writeln!(line)
+    }
+}
+
+/// tracing-subscriber's object, with two more members.
+struct JsonLine(Format<Json>);
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut line: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut object = String::new();
+        self.0.format_event(ctx, Writer::new(&mut object), event)?;
+        let members = object.trim_end().strip_suffix('}').ok_or(fmt::Error)?;
+        write!(line, "{members}")?;
+        if let Some(span) = current() {
+            write!(line, r#","trace_id":"{}","span_id":"{}""#, span.trace_id(), span.span_id())?;
+        }
+        writeln!(line, "}}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+    use crate::telemetry::{fields, test};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        let layer: Box<dyn Layer<_> + Send + Sync> = match format {
+            LogFormat::Text => Box::new(layer.event_format(TextLine)),
+            LogFormat::Json => {
+                let json = Format::default().json().flatten_event(true);
+                Box::new(layer.json().event_format(JsonLine(json)))
+            }
+        };
+        let subscriber = test::Recorder::default().subscriber().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info_span!(target: fields::SPANS, "rpc")
+                .in_scope(|| tracing::info!(answer = 42, "said"));
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_of_json_names_its_trace() {
+        let line: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json)).unwrap();
+        assert_eq!(line["answer"], 42);
+        assert_eq!(line["message"], "said");
+        assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
+        assert_eq!(line["span_id"].as_str().unwrap().len(), 16);
+    }
+
+    #[test]
+    fn a_line_of_text_names_its_trace() {
+        let line = logged(LogFormat::Text);
+        assert!(
+            line.contains("INFO weft_runtime::telemetry::log::tests: said answer=42 trace_id="),
+            "{line}"
+        );
+    }
+}
