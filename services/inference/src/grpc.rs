@@ -16,7 +16,7 @@ use weft_proto::{
         inference_service_server::{InferenceService, InferenceServiceServer},
     },
 };
-use weft_runtime::{Deadline, status::unserved};
+use weft_runtime::{Deadline, server::Limits, status::unserved};
 
 use crate::{
     config::SchedulerConfig,
@@ -27,6 +27,9 @@ use crate::{
     sampler::{Choice, SamplingRequest},
     stop::Ending,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// What the service says of itself.
 #[derive(Clone, Debug)]
@@ -46,8 +49,10 @@ pub(crate) fn service(
     engine: EngineHandle,
     served: Served,
     about: About,
+    limits: Limits,
 ) -> InferenceServiceServer<impl InferenceService> {
     InferenceServiceServer::new(Inference { engine, served, about })
+        .max_decoding_message_size(limits.max_message_bytes)
 }
 
 #[derive(Debug)]

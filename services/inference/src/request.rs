@@ -173,3 +173,61 @@ fn check_ids(field: &str, ids: &[u32], served: &Served, violations: &mut Violati
     violations
         .push(format!("{field}[{index}]"), format!("is {id}; must be below the vocabulary's {size}{more}"));
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::ModelInfo;
+
+    /// A small model: 50 ids, of which 3 is the end; 128 positions.
+    pub(crate) fn served() -> Served {
+        Served {
+            vocabulary_size: 50,
+            context_length: 128,
+            max_prompt_tokens: 100,
+            max_new_tokens: 60,
+            max_embed_inputs: 3,
+            end_token_ids: vec![3],
+            defaults: Defaults::of(&ModelInfo {
+                default_temperature: Some(0.2),
+                default_top_p: Some(0.9),
+                ..ModelInfo::default()
+            })
+            .unwrap(),
+        }
+    }
+
+    fn request(prompt: usize) -> GenerateRequest {
+        GenerateRequest { prompt: vec![1; prompt], ..GenerateRequest::default() }
+    }
+
+    #[test]
+    fn what_is_left_unset_is_the_models_default_and_then_the_services() {
+        let generate = request(4).check(&served(), || 77).unwrap();
+        assert_eq!((generate.params.temperature, generate.params.top_p), (0.2, 0.9));
+        assert_eq!((generate.params.top_k, generate.params.min_p, generate.params.seed), (0, 0.0, 77));
+        assert_eq!((generate.priority, generate.top_logprobs), (0, None));
+    }
+
+    #[test]
+    fn an_unset_length_is_what_fits() {
+        assert_eq!(request(4).check(&served(), || 0).unwrap().rules.max_tokens(), 60, "the service's limit");
+        assert_eq!(request(100).check(&served(), || 0).unwrap().rules.max_tokens(), 28, "the context's rest");
+    }
+
+    #[test]
+    fn end_tokens_of_the_model_count_unless_they_are_to_be_ignored() {
+        let ends = |ignore_eos| {
+            let request = GenerateRequest { ignore_eos, stop_token_ids: vec![9], ..request(1) };
+            request.check(&served(), || 0).unwrap().rules
+        };
+        assert_eq!(ends(false), StopRules::new(60, 0, vec![3, 9]));
+        assert_eq!(ends(true), StopRules::new(60, 0, vec![9]));
+    }
+
+    #[test]
+    fn a_model_whose_defaults_are_out_of_range_is_refused() {
+        let info = ModelInfo { default_top_p: Some(0.0), ..ModelInfo::default() };
+        assert_eq!(Defaults::of(&info).unwrap_err(), "top_p is 0; must be above 0 and at most 1");
+    }
+}

@@ -1,6 +1,6 @@
 //! From configuration to a service.
 
-use weft_runtime::{BoxError, Context, Services};
+use weft_runtime::{BoxError, Context, Services, server::Limits};
 
 use crate::{
     config::{Config, ModelConfig},
@@ -41,7 +41,7 @@ where
 {
     let plan = plan(&config, &context);
     let started = start_thread(plan, config.scheduler.capacity(), &context, factory).await?;
-    serve(&config, started)
+    serve(&config, started, context.limits)
 }
 
 /// Starts the service with an engine that a task steps at this pace, for tests with a paused clock.
@@ -56,7 +56,7 @@ pub async fn start_stepped(
 ) -> Result<Running, StartError> {
     let plan = plan(&config, &context);
     let started = step_as_task(plan, config.scheduler.capacity(), &context, model, pace).await?;
-    serve(&config, started)
+    serve(&config, started, context.limits)
 }
 
 fn plan(config: &Config, context: &Context) -> Plan {
@@ -69,17 +69,17 @@ fn plan(config: &Config, context: &Context) -> Plan {
     }
 }
 
-fn serve(config: &Config, started: Started) -> Result<Running, StartError> {
+fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, StartError> {
     let Started { handle, info } = started;
     let cache_tokens = handle.status().blocks_total * config.kv_cache.block_size;
     let context_length = info.context_length.min(cache_tokens);
-    let limits = &config.limits;
+    let asked = &config.limits;
     let served = Served {
         vocabulary_size: info.vocabulary_size,
         context_length,
-        max_prompt_tokens: limits.max_prompt_tokens.unwrap_or(context_length),
-        max_new_tokens: limits.max_new_tokens.unwrap_or(context_length),
-        max_embed_inputs: limits.max_embed_inputs,
+        max_prompt_tokens: asked.max_prompt_tokens.unwrap_or(context_length),
+        max_new_tokens: asked.max_new_tokens.unwrap_or(context_length),
+        max_embed_inputs: asked.max_embed_inputs,
         end_token_ids: info.end_token_ids.clone(),
         defaults: Defaults::of(&info).map_err(StartError::Defaults)?,
     };
@@ -101,7 +101,7 @@ fn serve(config: &Config, started: Started) -> Result<Running, StartError> {
         scheduler: config.scheduler.clone(),
         block_size: config.kv_cache.block_size,
     };
-    let services = Services::new().add(grpc::service(handle.clone(), served, about));
+    let services = Services::new().add(grpc::service(handle.clone(), served, about, limits));
     Ok(Running { services, engine: handle })
 }
 

@@ -123,12 +123,12 @@ pub(crate) async fn start_stepped(
     let (mut engine, loaded) = Engine::prepare(plan, inbox, model)?;
     context.tasks.spawn("engine", async move {
         loop {
+            pace.turn().await;
             match engine.guarded_step() {
                 Turn::Worked => {}
                 Turn::Idle if engine.wait().await => {}
                 Turn::Idle | Turn::Stopped => return,
             }
-            pace.turn().await;
         }
     });
     let started = door.open(loaded);
@@ -162,7 +162,7 @@ impl DoorPlan {
 
 impl<M: Model + ?Sized> Engine<M> {
     /// A step whose panic ends the engine, with an answer for everybody.
-    fn guarded_step(&mut self) -> Turn {
+    pub(super) fn guarded_step(&mut self) -> Turn {
         match catch_unwind(AssertUnwindSafe(|| self.step())) {
             Ok(turn) => turn,
             Err(panic) => {

@@ -123,6 +123,12 @@ impl EngineHandle {
         let _ = self.door.status.clone().wait_for(done).await;
     }
 
+    /// Resolves once the engine is gone.
+    #[cfg(test)]
+    pub(super) async fn door_closed(&self) {
+        self.door.inbox.closed().await;
+    }
+
     /// Answers everybody with UNAVAILABLE and ends the engine.
     pub(crate) fn stop(&self) {
         self.door.send(Command::Stop);

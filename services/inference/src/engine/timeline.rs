@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Span, field::Empty};
+use weft_runtime::telemetry::fields::SPANS;
 
 /// Where a request's time went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Timeline {
     /// A request that arrives now, in the current span.
     pub(super) fn arrive(priority: i32) -> Self {
         let call = Span::current();
-        let stage = tracing::info_span!(parent: &call, "queue", weft.priority = priority);
+        let stage = tracing::info_span!(target: SPANS, parent: &call, "queue", weft.priority = priority);
         Self { call, stage, arrived: Instant::now(), began: None, first_token: None }
     }
 
@@ -48,6 +49,7 @@ impl Timeline {
         }
         self.began = Some(now);
         self.stage = tracing::info_span!(
+            target: SPANS,
             parent: &self.call,
             "prefill",
             gen_ai.request.model = model,
@@ -61,6 +63,7 @@ impl Timeline {
         self.first_token = Some(now);
         tracing::debug!(parent: &self.call, "first_token");
         self.stage = tracing::info_span!(
+            target: SPANS,
             parent: &self.call,
             "decode",
             gen_ai.request.model = model,

@@ -1,0 +1,259 @@
+//! The service as a client meets it: over a connection, through the process's own layers.
+
+use std::time::Duration;
+
+use tokio_stream::StreamExt as _;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+use weft_proto::inference::v1::inference_service_client::InferenceServiceClient;
+use weft_runtime::{
+    Process, RuntimeConfig,
+    client::{self, Outgoing},
+    pipe,
+};
+
+use super::*;
+use crate::{Config, engine::Pace, model::scripted::Scripted};
+
+const END: u32 = 3;
+const SCRIPT: [u32; 5] = [11, 12, 13, 14, 15];
+
+/// A process that serves a scripted model, and a client of it.
+struct Service {
+    client: InferenceServiceClient<Outgoing>,
+    engine: EngineHandle,
+    pace: Pace,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+async fn service() -> Service {
+    let config = "[model]\nfolder = \"models/parrot\"\n[kv_cache]\nblock_size = 4\nmemory = \"256KiB\"\n\
+                  [scheduler]\nmax_sequences = 2\nmax_waiting = 2\n[limits]\nmax_embed_inputs = 3\nmax_new_tokens = 100\n";
+    let config: Config = weft_runtime::config::parse(config, &[]).unwrap();
+    let mut model = Scripted::saying(50, SCRIPT.to_vec(), END);
+    model.info_mut().context_length = 128;
+    let process = Process::new("inference", RuntimeConfig::default());
+    let context = process.context().clone();
+    let pace = Pace::default();
+    let running = crate::start_stepped(config, context.clone(), Box::new(model), pace.clone()).await.unwrap();
+    let (connector, incoming) = pipe::pipe();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let start = std::future::ready(Ok::<_, weft_runtime::BoxError>(running.services));
+    let life = process.run(start, incoming, async { stopped.await.unwrap_or(()) });
+    context.tasks.spawn("process", life);
+    context.health.serving().await;
+    let caller = Process::new("gateway", RuntimeConfig::default()).context().clone();
+    let target = client::Target::Pipe(connector);
+    let channel = client::connect(&caller, "inference", target, &client::ClientConfig::default()).unwrap();
+    Service { client: InferenceServiceClient::new(channel), engine: running.engine, pace, _stop: stop }
+}
+
+fn prompt(ids: &[u32]) -> wire::GenerateRequest {
+    wire::GenerateRequest { prompt_token_ids: ids.to_vec(), ..Default::default() }
+}
+
+async fn refusal(service: &mut Service, request: wire::GenerateRequest) -> Status {
+    service.client.generate(request).await.expect_err("is refused")
+}
+
+#[tokio::test]
+async fn a_generation_streams_started_tokens_and_finished() {
+    let mut service = service().await;
+    let mut stream = service.client.generate(prompt(&[1, 2])).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(message) = stream.next().await {
+        events.push(message.unwrap().event.unwrap());
+    }
+    assert!(matches!(events.first(), Some(WireEvent::Started(wire::Started { prompt_tokens: 2, .. }))));
+    let ids: Vec<u32> = events
+        .iter()
+        .flat_map(|event| match event {
+            WireEvent::Tokens(tokens) => tokens.tokens.iter().map(|token| token.id).collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    assert_eq!(ids, [11, 12, 13, 14, 15, END]);
+    let Some(WireEvent::Finished(finished)) = events.last() else { panic!("no end in {events:?}") };
+    assert_eq!(finished.reason(), common::FinishReason::Stop);
+    assert_eq!(finished.stop_token_id, Some(END));
+    let usage = finished.usage.unwrap();
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens), (2, 6, 0));
+}
+
+#[tokio::test]
+async fn what_gathers_while_the_reader_is_slow_travels_together() {
+    let service = service().await;
+    let request = GenerateRequest { prompt: vec![1], ..Default::default() };
+    let served = crate::request::tests::served();
+    let generation = service.engine.generate(request.check(&served, || 1).unwrap(), None).unwrap();
+    service.engine.idle().await;
+    let messages: Vec<_> = Tokens::of(generation).map(Result::unwrap).collect().await;
+    assert_eq!(messages.len(), 3, "one Started, one Tokens, one Finished");
+}
+
+#[tokio::test]
+async fn everything_that_is_wrong_is_reported_at_once() {
+    let mut service = service().await;
+    let sampling = common::SamplingParams {
+        temperature: Some(f32::NAN),
+        top_p: Some(0.0),
+        min_p: Some(-0.5),
+        frequency_penalty: Some(2.5),
+        repetition_penalty: Some(f32::INFINITY),
+        logit_bias: [(7, -101.0), (50, 1.0)].into(),
+        ..Default::default()
+    };
+    let stop = common::StopConditions {
+        max_tokens: Some(0),
+        min_tokens: Some(1),
+        stop_token_ids: vec![4, 99],
+        ..Default::default()
+    };
+    let request = wire::GenerateRequest {
+        prompt_token_ids: vec![1, 50, 51],
+        sampling: Some(sampling),
+        stop: Some(stop),
+        top_logprobs: Some(21),
+        priority: Some(-101),
+        ..Default::default()
+    };
+    let status = refusal(&mut service, request).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let mut fields: Vec<String> = status
+        .get_details_bad_request()
+        .unwrap()
+        .field_violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect();
+    fields.sort();
+    let expected = [
+        "priority",
+        "prompt_token_ids[1]",
+        "sampling.frequency_penalty",
+        "sampling.logit_bias[50]",
+        "sampling.logit_bias[7]",
+        "sampling.min_p",
+        "sampling.repetition_penalty",
+        "sampling.temperature",
+        "sampling.top_p",
+        "stop.max_tokens",
+        "stop.min_tokens",
+        "stop.stop_token_ids[1]",
+        "top_logprobs",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_served_is_named() {
+    let mut service = service().await;
+    let base = || prompt(&[1]);
+    let constraint = common::Constraint { form: Some(common::constraint::Form::JsonObject(true)) };
+    let requests = [
+        ("adapter_id", wire::GenerateRequest { adapter_id: Some(String::new()), ..base() }),
+        ("cache_salt", wire::GenerateRequest { cache_salt: Some("s".to_owned()), ..base() }),
+        ("constraint", wire::GenerateRequest { constraint: Some(constraint), ..base() }),
+        ("`n`", wire::GenerateRequest { n: Some(2), ..base() }),
+        ("prompt_top_logprobs", wire::GenerateRequest { prompt_top_logprobs: Some(1), ..base() }),
+    ];
+    for (field, request) in requests {
+        let status = refusal(&mut service, request).await;
+        assert_eq!(status.code(), Code::Unimplemented, "{field}");
+        assert!(status.message().contains(field), "{}", status.message());
+    }
+    let score = service.client.score(wire::ScoreRequest::default()).await.unwrap_err();
+    assert_eq!((score.code(), score.message().contains("Score")), (Code::Unimplemented, true));
+}
+
+#[tokio::test]
+async fn what_can_never_fit_is_refused_with_the_numbers() {
+    let mut service = service().await;
+    // The cache holds 64 blocks of 4: 256 tokens; the model's positions end at 128.
+    let stop = common::StopConditions { max_tokens: Some(40), ..Default::default() };
+    let request = wire::GenerateRequest { stop: Some(stop), ..prompt(&[1; 100]) };
+    let status = refusal(&mut service, request).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let text = status.get_details_bad_request().unwrap().field_violations[0].description.clone();
+    assert!(text.contains("40") && text.contains("28") && text.contains("128"), "{text}");
+    let status = refusal(&mut service, prompt(&[1; 128])).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "no room for a single new token");
+    let status = refusal(&mut service, prompt(&[])).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_fifth_request_is_refused_while_four_are_held() {
+    let mut service = service().await;
+    service.pace.gate.close();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(service.client.generate(prompt(&[1])).await.unwrap());
+    }
+    let status = refusal(&mut service, prompt(&[1])).await;
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "QUEUE_FULL");
+    assert!(status.get_details_retry_info().unwrap().retry_delay.is_some_and(|delay| delay > Duration::ZERO));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_frees_its_blocks() {
+    let mut service = service().await;
+    service.pace.gate.close();
+    let mut stream = service.client.generate(prompt(&[1; 9])).await.unwrap().into_inner();
+    service.pace.gate.admit(1);
+    assert!(stream.next().await.unwrap().is_ok());
+    drop(stream);
+    // The abort travels through the connection; whichever step it meets is followed by none.
+    service.pace.gate.open();
+    service.engine.idle().await;
+    assert_eq!(service.engine.status().blocks_free, service.engine.status().blocks_total);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_the_stream_with_deadline_exceeded() {
+    let mut service = service().await;
+    service.pace.gate.close();
+    let mut request = Request::new(prompt(&[1]));
+    request.set_timeout(Duration::from_secs(1));
+    let mut stream = service.client.generate(request).await.unwrap().into_inner();
+    let status = stream.next().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    service.pace.gate.open();
+    service.engine.idle().await;
+    assert_eq!(service.engine.status().prefilled, 0, "it never ran");
+}
+
+#[tokio::test]
+async fn embeddings_come_in_order_and_bad_inputs_are_all_named() {
+    let mut service = service().await;
+    let inputs = |lists: &[&[u32]]| wire::EmbedRequest {
+        inputs: lists.iter().map(|ids| wire::TokenSequence { token_ids: ids.to_vec() }).collect(),
+    };
+    let both = service.client.embed(inputs(&[&[1, 2, 3], &[4]])).await.unwrap().into_inner().embeddings;
+    let second = service.client.embed(inputs(&[&[4]])).await.unwrap().into_inner().embeddings;
+    assert_eq!(both.len(), 2);
+    assert_eq!(both[1], second[0]);
+    let status = service.client.embed(inputs(&[&[], &[60], &[1]])).await.unwrap_err();
+    let fields: Vec<String> = status
+        .get_details_bad_request()
+        .unwrap()
+        .field_violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect();
+    assert_eq!(fields, ["inputs[0].token_ids", "inputs[1].token_ids[0]"]);
+    let status = service.client.embed(inputs(&[[1].as_slice(); 4])).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "at most 3 inputs");
+}
+
+#[tokio::test]
+async fn the_service_says_what_it_serves_and_how_busy_it_is() {
+    let mut service = service().await;
+    let info = service.client.get_model_info(wire::GetModelInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!((info.model_id.as_str(), info.vocabulary_size, info.context_length), ("parrot", 50, 128));
+    let status =
+        service.client.get_engine_status(wire::GetEngineStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.max_running, status.max_waiting), (2, 2));
+    assert_eq!((status.kv_blocks_total, status.kv_blocks_free, status.kv_block_size), (64, 64, 4));
+}
