@@ -76,7 +76,7 @@ pub(crate) struct Args {
     #[arg(long)]
     ignore_eos: bool,
     /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Makes prompts and arrivals repeatable
     #[arg(long, default_value_t = 0)]

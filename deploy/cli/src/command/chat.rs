@@ -39,10 +39,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "")]
     model: String,
     /// 0 is greedy; else the model's own default
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the smallest set of tokens whose probability reaches this
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// At most this many tokens in an answer
     #[arg(long)]

@@ -284,8 +284,10 @@ fn summary(ui: &Ui, place: &Place, plan: &Plan, trace: &str) -> io::Result<()> {
         next.push(("trace", "where the time of that answer went"));
     }
     next.extend([("logs -f", "what it writes"), ("down", "stop it")]);
-    for (words, what) in next {
-        ui.line(format_args!("  {:<38} {}", place.command(words), ui.paint(what, Tone::Dim)))?;
+    let next = next.into_iter().map(|(words, what)| (place.command(words), what)).collect::<Vec<_>>();
+    let width = next.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+    for (command, what) in next {
+        ui.line(format_args!("  {command:<width$}  {}", ui.paint(what, Tone::Dim)))?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Progress {
         self.set(name, state);
         if let Some(row) = self.rows.get_mut(name) {
             row.finished = true;
-            row.bar.set_style(template("  {prefix:<10} {msg}"));
+            row.bar.set_style(template("  {prefix:<10} {wide_msg}"));
             row.bar.finish();
         }
     }
@@ -77,7 +77,7 @@ impl Progress {
 impl Row {
     fn new(bars: &MultiProgress, name: &str, live: bool) -> Self {
         let bar = if live { bars.add(ProgressBar::new_spinner()) } else { ProgressBar::hidden() };
-        bar.set_style(template("  {prefix:<10} {spinner} {msg} {elapsed:.dim}"));
+        bar.set_style(template("  {prefix:<10} {spinner} {elapsed:>4} {wide_msg}"));
         bar.set_prefix(name.to_owned());
         if live {
             bar.enable_steady_tick(Duration::from_millis(120));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     jaeger::{Span, Trace},
-    tree::{Node, own_time_by_service, tree},
+    tree::{Node, by_service, tree},
 };
 use crate::{
     ui::{Tone, Ui},
@@ -17,7 +17,7 @@ const WIDEST_NAME: usize = 52;
 const NUMBERS: usize = 18;
 /// Columns that bars get at least.
 const NARROWEST_BAR: usize = 10;
-/// How many spans with the most own time are listed.
+/// How many spans with the largest shares are listed.
 const HEAVIEST: usize = 5;
 
 /// What stands for an event in a bar.
@@ -147,36 +147,38 @@ fn fit(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// The own time of services and of the heaviest spans: the time in a span that no span below it explains.
+/// The shares of services and of the heaviest spans.
 fn where_the_time_went(ui: &Ui, nodes: &[Node<'_>]) -> Vec<String> {
-    let services = own_time_by_service(nodes);
-    let total: u64 = services.iter().map(|(_, own)| own).sum();
-    let mut lines = vec![ui.paint("where the time went (own time: not spent in a span below)", Tone::Dim)];
-    for (service, own) in services {
-        let share = percent(own, total);
-        let blocks = "█".repeat(usize::try_from(share / 4).unwrap_or(0));
-        lines.push(format!(
-            "  {:<18} {:>8} {share:>3} % {}",
-            ui.paint(format!("{service:<18}"), tone(service)),
-            micros(own),
-            ui.paint(blocks, tone(service))
-        ));
+    let total: f64 = nodes.iter().map(|node| node.credit).sum();
+    let mut lines = vec![ui.paint(
+        "where the time went (what streams beside the model counts when nothing else runs)",
+        Tone::Dim,
+    )];
+    for (service, credit) in by_service(nodes) {
+        let blocks = "█".repeat(blocks_of(credit, total));
+        let name = ui.paint(format!("{service:<18}"), tone(service));
+        lines.push(format!("  {name} {} {}", amount(credit, total), ui.paint(blocks, tone(service))));
     }
-    let mut heaviest: Vec<&Node<'_>> = nodes.iter().filter(|node| node.own > 0).collect();
-    heaviest.sort_by_key(|node| std::cmp::Reverse(node.own));
+    let mut heaviest: Vec<&Node<'_>> = nodes.iter().filter(|node| node.credit >= 1.0).collect();
+    heaviest.sort_by(|a, b| b.credit.total_cmp(&a.credit));
     lines.push(ui.paint("heaviest spans", Tone::Dim));
     for node in heaviest.into_iter().take(HEAVIEST) {
         let name = format!("{}  {}", node.span.service, short(&node.span.name));
-        lines.push(format!("  {:>8} {:>3} %  {name}", micros(node.own), percent(node.own, total)));
+        lines.push(format!("  {}  {name}", amount(node.credit, total)));
     }
     lines
 }
 
-fn percent(part: u64, total: u64) -> u64 {
-    (u128::from(part) * 100)
-        .checked_div(u128::from(total))
-        .and_then(|share| u64::try_from(share).ok())
-        .unwrap_or(0)
+/// A share as time and as percent.
+fn amount(credit: f64, total: f64) -> String {
+    let time = Duration::try_from_secs_f64(credit / 1e6).unwrap_or_default();
+    format!("{:>8} {:>5.1} %", units::time(time), 100.0 * credit / total.max(1.0))
+}
+
+/// One block for each four percent.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 25")]
+fn blocks_of(credit: f64, total: f64) -> usize {
+    (25.0 * credit / total.max(1.0)).round().clamp(0.0, 25.0) as usize
 }
 
 #[cfg(test)]

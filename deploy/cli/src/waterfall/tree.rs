@@ -13,8 +13,10 @@ pub(super) struct Node<'a> {
     pub(super) depth: usize,
     /// For each level above and its own: whether more siblings follow below.
     pub(super) more: Vec<bool>,
-    /// Time within it that no span below it covers, in microseconds.
-    pub(super) own: u64,
+    /// Where its parent stands in the list.
+    parent: Option<usize>,
+    /// Its share of the time of the trace, in microseconds; see [`credit`].
+    pub(super) credit: f64,
 }
 
 /// The spans of a trace, each below the one that it is part of, siblings by their start.
@@ -33,12 +35,13 @@ pub(super) fn tree(trace: &Trace) -> Vec<Node<'_>> {
     }
     let mut walk = Walk { children, seen: BTreeSet::new(), nodes: Vec::new() };
     let roots = walk.children.get(&None).cloned().unwrap_or_default();
-    walk.visit(&roots, &[]);
+    walk.visit(&roots, &[], None);
     for span in &trace.spans {
         if !walk.seen.contains(span.id.as_str()) {
-            walk.visit(&[span], &[]);
+            walk.visit(&[span], &[], None);
         }
     }
+    credit(&mut walk.nodes);
     walk.nodes
 }
 
@@ -49,7 +52,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn visit(&mut self, siblings: &[&'a Span], above: &[bool]) {
+    fn visit(&mut self, siblings: &[&'a Span], above: &[bool], parent: Option<usize>) {
         for (index, span) in siblings.iter().enumerate() {
             if !self.seen.insert(span.id.as_str()) {
                 continue;
@@ -57,34 +60,53 @@ impl<'a> Walk<'a> {
             let children = self.children.get(&Some(span.id.as_str())).cloned().unwrap_or_default();
             let mut more = above.to_vec();
             more.push(index + 1 < siblings.len());
-            let own = span.duration - covered(span, &children);
-            self.nodes.push(Node { span, depth: above.len(), more: more.clone(), own });
-            self.visit(&children, &more);
+            self.nodes.push(Node { span, depth: above.len(), more: more.clone(), parent, credit: 0.0 });
+            self.visit(&children, &more, Some(self.nodes.len() - 1));
         }
     }
 }
 
-/// How much of a span is covered by spans below it. Those that overlap each other count once; what sticks out of it does
-/// not count.
-fn covered(span: &Span, children: &[&Span]) -> u64 {
-    let mut covered = 0;
-    let mut reached = span.start;
-    // `children` are sorted by their start.
-    for child in children {
-        let (start, end) = (child.start.max(reached), child.end().min(span.end()));
-        covered += end.saturating_sub(start);
-        reached = reached.max(end);
+/// Divides the time of a trace among its spans, so that the shares add up to the time in which anything ran.
+///
+/// At each moment the spans without a running span below them are those that matter; they share the moment evenly. A
+/// stage that streams beside the model (detokenizing, screening) is open from the first token to the last and mostly
+/// waits for the next one: it is given a moment only when nothing else runs.
+#[expect(clippy::cast_precision_loss, reason = "shares are shown with three digits")]
+fn credit(nodes: &mut [Node<'_>]) {
+    let mut borders: Vec<u64> = nodes.iter().flat_map(|node| [node.span.start, node.span.end()]).collect();
+    borders.sort_unstable();
+    borders.dedup();
+    for moment in borders.windows(2) {
+        let leaves = running_leaves(nodes, moment[0]);
+        let share = (moment[1] - moment[0]) as f64 / leaves.len().max(1) as f64;
+        for leaf in leaves {
+            nodes[leaf].credit += share;
+        }
     }
-    covered
 }
 
-/// The own time of each service, largest first, in microseconds.
-pub(super) fn own_time_by_service<'a>(nodes: &[Node<'a>]) -> Vec<(&'a str, u64)> {
-    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+fn running_leaves(nodes: &[Node<'_>], time: u64) -> Vec<usize> {
+    let runs = |index: &usize| nodes[*index].span.start <= time && time < nodes[*index].span.end();
+    let running: Vec<usize> = (0..nodes.len()).filter(runs).collect();
+    let above: BTreeSet<usize> = running.iter().filter_map(|index| nodes[*index].parent).collect();
+    let leaves = running.into_iter().filter(|index| !above.contains(index));
+    let (beside, ahead): (Vec<usize>, Vec<usize>) = leaves.partition(|index| streams_beside(nodes, *index));
+    if ahead.is_empty() { beside } else { ahead }
+}
+
+/// Whether a span is, or is part of, a call that streams both ways: by Weft's naming these end in `Stream`.
+fn streams_beside(nodes: &[Node<'_>], index: usize) -> bool {
+    let chain = std::iter::successors(Some(index), |index| nodes[*index].parent);
+    chain.into_iter().any(|index| nodes[index].span.name.ends_with("Stream"))
+}
+
+/// The credit of each service, largest first, in microseconds.
+pub(super) fn by_service<'a>(nodes: &[Node<'a>]) -> Vec<(&'a str, f64)> {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
     for node in nodes {
-        *sums.entry(&node.span.service).or_default() += node.own;
+        *sums.entry(&node.span.service).or_default() += node.credit;
     }
-    let mut sums: Vec<(&str, u64)> = sums.into_iter().collect();
-    sums.sort_by_key(|(_, own)| std::cmp::Reverse(*own));
+    let mut sums: Vec<(&str, f64)> = sums.into_iter().collect();
+    sums.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     sums
 }

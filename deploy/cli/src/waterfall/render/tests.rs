@@ -32,7 +32,10 @@ gateway  GatewayService/Chat               0µs    100ms ███████�
   └ inference  InferenceService/Generate   20.0ms   70.0ms    █████◆████
     ◆ first_token at 50.0ms
 
-where the time went (own time: not spent in a span below)";
+where the time went (what streams beside the model counts when nothing else runs)
+  weft-inference 70.0ms 70.0 % 
+  weft-gateway 22.5ms 22.5 %
+  weft-safety 7.5ms 7.5 %";
     for (found, wanted) in picture.lines().zip(expected.lines()) {
         let (found, wanted): (Vec<&str>, Vec<&str>) = (words(found), words(wanted));
         assert_eq!(found, wanted, "\n{picture}");
@@ -55,13 +58,26 @@ fn bars_begin_and_end_where_their_spans_do() {
 }
 
 #[test]
-fn time_below_a_span_is_not_its_own_and_overlaps_count_once() {
+fn each_moment_is_shared_by_those_who_run_and_have_nobody_running_below() {
     let trace = chat();
     let nodes = tree(&trace);
-    let own = |id: &str| nodes.iter().find(|node| node.span.id == id).unwrap().own;
-    // Chat: 100 ms less 5..95 ms, where screen and generate overlap.
-    assert_eq!([own("a1"), own("b1"), own("c1"), own("d1")], [10_000, 15_000, 70_000, 10_000]);
-    assert_eq!(own_time_by_service(&nodes)[0], ("weft-inference", 70_000));
+    let credit = |id: &str| nodes.iter().find(|node| node.span.id == id).unwrap().credit;
+    // Screen runs 5..15 ms, generate 10..95 ms, Generate below it 20..90 ms, Chat around them all 0..100 ms.
+    let found = ["a1", "b1", "c1", "d1"].map(credit);
+    assert_eq!(found, [10_000.0, 2_500.0 + 5_000.0 + 5_000.0, 70_000.0, 5_000.0 + 2_500.0]);
+    assert_eq!(by_service(&nodes)[0], ("weft-inference", 70_000.0));
+}
+
+#[test]
+fn what_streams_beside_the_model_is_given_only_what_nobody_else_uses() {
+    // The span that was `screen` streams until 5 ms after the model's end, at 90 ms.
+    let text = CHAT.replace(r#""operationName":"screen""#, r#""operationName":"SafetyService/ScreenStream""#);
+    let text =
+        text.replace(r#""startTime":1005000,"duration":10000"#, r#""startTime":1015000,"duration":85000"#);
+    let trace = parse(&text).unwrap().remove(0);
+    let nodes = tree(&trace);
+    let safety = by_service(&nodes).into_iter().find(|(service, _)| *service == "weft-safety");
+    assert_eq!(safety, Some(("weft-safety", 5_000.0)));
 }
 
 #[test]
