@@ -102,6 +102,17 @@ impl LayerCache {
     }
 }
 
+#[cfg(test)]
+impl LayerCache {
+    /// Writes `value` everywhere, if the cache holds f32.
+    pub(super) fn fill(&mut self, value: f32) {
+        if let Store::F32(pages) = &mut self.store {
+            pages.keys.fill(value);
+            pages.values.fill(value);
+        }
+    }
+}
+
 impl<T: Plain> Pages<T> {
     fn new(geometry: &Geometry) -> Result<Self, OutOfMemory> {
         let overflow = OutOfMemory { bytes: usize::MAX };

@@ -84,8 +84,8 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         // SAFETY: see above; `BF16` is true only where AVX512_BF16 is present; the transmutes only rename the type.
         unsafe {
             if BF16 {
-                let (a, b) = (std::mem::transmute(a), std::mem::transmute(b));
-                Self(_mm512_dpbf16_ps(self.0, a, b))
+                let bits = |pairs| std::mem::transmute::<__m512i, __m512bh>(pairs);
+                Self(_mm512_dpbf16_ps(self.0, bits(a), bits(b)))
             } else {
                 let ((a0, a1), (b0, b1)) = (widen_pairs(a), widen_pairs(b));
                 Self(_mm512_fmadd_ps(a1, b1, _mm512_fmadd_ps(a0, b0, self.0)))

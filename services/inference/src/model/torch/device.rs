@@ -1,5 +1,7 @@
 //! Which device computes.
 
+use std::error::Error;
+
 use super::{DeviceChoice, LoadError};
 use crate::kernels::load_libtorch_cuda;
 
@@ -29,8 +31,10 @@ pub(super) fn name(device: tch::Device) -> String {
 
 fn cuda(index: usize) -> Result<tch::Device, LoadError> {
     let device = format!("cuda:{index}");
-    load_libtorch_cuda()
-        .map_err(|error| LoadError::Device { device: device.clone(), reason: error.to_string() })?;
+    if let Err(error) = load_libtorch_cuda() {
+        let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        return Err(LoadError::Device { device, reason });
+    }
     let found = if tch::Cuda::is_available() { tch::Cuda::device_count() } else { 0 };
     if i64::try_from(index).is_ok_and(|index| index < found) {
         Ok(tch::Device::Cuda(index))

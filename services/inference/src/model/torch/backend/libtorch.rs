@@ -236,7 +236,7 @@ impl Backend for Libtorch {
         Ok(Cache { keys: zeros()?, values: zeros()? })
     }
 
-    fn plan<'a>(&self, shape: &Shape, batch: &'a Batch, rotations: Rotations) -> Result<Plan, ModelError> {
+    fn plan(&self, shape: &Shape, batch: &Batch, rotations: Rotations) -> Result<Plan, ModelError> {
         self.lay_out(shape, batch, &rotations).map_err(step)
     }
 

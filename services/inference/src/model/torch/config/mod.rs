@@ -232,7 +232,7 @@ impl Reader {
             None if family.derives_heads => heads,
             other => self.positive("num_key_value_heads", other)?,
         };
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             let rule = format!("must divide num_attention_heads ({heads})");
             return Err(self.bad("num_key_value_heads", kv_heads, rule));
         }
@@ -243,14 +243,14 @@ impl Reader {
         let head_dim = match self.raw.head_dim {
             // Qwen3's heads have a width of their own.
             None if family.head_norms => return Err(self.missing("head_dim")),
-            None if hidden % heads != 0 => {
+            None if !hidden.is_multiple_of(heads) => {
                 let rule = format!("must divide hidden_size ({hidden}) where head_dim is missing");
                 return Err(self.bad("num_attention_heads", heads, rule));
             }
             None => hidden / heads,
             other => self.positive("head_dim", other)?,
         };
-        if head_dim % 2 != 0 || head_dim < 4 {
+        if !head_dim.is_multiple_of(2) || head_dim < 4 {
             return Err(self.bad(
                 "head_dim",
                 head_dim,

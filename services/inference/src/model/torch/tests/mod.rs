@@ -4,6 +4,7 @@ mod driver;
 mod folders;
 mod golden;
 mod smollm2;
+mod steps;
 
 use std::path::PathBuf;
 

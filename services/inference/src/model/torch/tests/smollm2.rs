@@ -67,3 +67,29 @@ fn smollm2_logits_are_those_of_transformers() {
         assert!((super::logsumexp(&logits) - logsumexp).abs() < 2e-3, "position {position}");
     }
 }
+
+#[derive(Debug, Deserialize)]
+struct Embeddings {
+    cases: Vec<EmbeddingCase>,
+}
+
+#[derive(Debug, Deserialize)]
+struct EmbeddingCase {
+    input_ids: Vec<u32>,
+    embedding: Vec<f32>,
+}
+
+#[test]
+fn smollm2_hidden_sums_are_embeddings_by_mean_pooling() {
+    let mut driver = smollm2();
+    for case in golden::<Embeddings>("smollm2_embeddings.json").cases {
+        let mut sequence = Sequence::new(&case.input_ids);
+        let rows = case.input_ids.len();
+        // The mean and the sum have one direction.
+        let sum = driver.step(&mut [(&mut sequence, rows, Wanted::HiddenSum)]).hidden_sums;
+        let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
+        for (ours, expected) in sum.iter().map(|value| value / length).zip(&case.embedding) {
+            assert!((ours - expected).abs() < 1e-5, "{ours}, expected {expected}");
+        }
+    }
+}

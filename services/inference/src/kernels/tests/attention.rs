@@ -1,0 +1,192 @@
+use half::{bf16, f16};
+
+use super::{cpus, random};
+use crate::kernels::{Cpu, Dtype, Geometry, HeadNorms, Layer, LayerCache, Plan, Sequence};
+
+/// Shapes of heads and blocks that the kernels meet: whole lanes, and everything beside them.
+const GEOMETRIES: &[Geometry] = &[
+    Geometry { heads: 9, kv_heads: 3, head_dim: 64, blocks: 64, block_size: 16 },
+    Geometry { heads: 4, kv_heads: 2, head_dim: 16, blocks: 64, block_size: 32 },
+    Geometry { heads: 7, kv_heads: 1, head_dim: 80, blocks: 64, block_size: 8 },
+    Geometry { heads: 2, kv_heads: 2, head_dim: 20, blocks: 256, block_size: 3 },
+    Geometry { heads: 32, kv_heads: 2, head_dim: 6, blocks: 64, block_size: 64 },
+];
+
+/// A sequence of `length` tokens whose last `rows` are in the step, with its queries, keys and values at all positions.
+struct Case {
+    length: usize,
+    rows: usize,
+    blocks: Vec<u32>,
+    /// `[length, (heads + 2 kv_heads) * head_dim]`
+    qkv: Vec<f32>,
+}
+
+fn cases(geometry: &Geometry) -> Vec<Case> {
+    let width = (geometry.heads + 2 * geometry.kv_heads) * geometry.head_dim;
+    let mut free = (0..geometry.blocks).map(|block| (block * 7 % geometry.blocks) as u32);
+    [(1, 1), (40, 1), (17, 17), (37, 20), (3, 2), (23, 1)]
+        .into_iter()
+        .enumerate()
+        .map(|(seed, (length, rows))| Case {
+            length,
+            rows,
+            blocks: free.by_ref().take(length.div_ceil(geometry.block_size)).collect(),
+            qkv: random(seed as u64, length * width),
+        })
+        .collect()
+}
+
+/// Angles of all positions, `[positions, head_dim / 2]`.
+fn rotations(geometry: &Geometry, positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
+    let half = geometry.head_dim / 2;
+    let angle = |position: &u32, pair: usize| *position as f32 * 0.7_f32.powi(pair as i32 + 1);
+    let angles = positions.iter().flat_map(|position| (0..half).map(move |pair| angle(position, pair)));
+    angles.map(|angle| (angle.cos(), angle.sin())).unzip()
+}
+
+/// One step over `rows` of each case, which end at its `upto`.
+fn step(
+    cpu: &mut Cpu,
+    cache: &mut LayerCache,
+    cases: &[Case],
+    ranges: &[std::ops::Range<usize>],
+    norms: Option<&HeadNorms>,
+) -> Vec<f32> {
+    let geometry = cache.geometry;
+    let width = (geometry.heads + 2 * geometry.kv_heads) * geometry.head_dim;
+    let (mut positions, mut qkv, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
+    for (case, range) in cases.iter().zip(ranges) {
+        let first = positions.len();
+        positions.extend(range.clone().map(|position| position as u32));
+        qkv.extend_from_slice(&case.qkv[range.start * width..range.end * width]);
+        sequences.push(Sequence { rows: first..positions.len(), blocks: &case.blocks });
+    }
+    let plan = Plan::new(geometry, &positions, sequences, rotations(&geometry, &positions)).unwrap();
+    let mut output = vec![f32::NAN; positions.len() * plan.output_width()];
+    cpu.attention(&mut qkv, Layer { norms, cache }, &plan, &mut output);
+    output
+}
+
+/// Runs the prefixes first, then the rows that count.
+fn run(cpu: &mut Cpu, geometry: Geometry, dtype: Dtype, norms: Option<&HeadNorms>) -> Vec<f32> {
+    let cases = cases(&geometry);
+    let mut cache = LayerCache::new(geometry, dtype).unwrap();
+    let prefixes: Vec<_> = cases.iter().map(|case| 0..case.length - case.rows).collect();
+    step(cpu, &mut cache, &cases, &prefixes, norms);
+    let rows: Vec<_> = cases.iter().map(|case| case.length - case.rows..case.length).collect();
+    step(cpu, &mut cache, &cases, &rows, norms)
+}
+
+/// A head normed and rotated, in f64.
+fn entered(geometry: &Geometry, head: &[f32], position: usize, weight: Option<(&[f32], f32)>) -> Vec<f64> {
+    let mut head: Vec<f64> = head.iter().map(|value| f64::from(*value)).collect();
+    if let Some((weight, epsilon)) = weight {
+        let mean = head.iter().map(|value| value * value).sum::<f64>() / head.len() as f64;
+        let scale = 1.0 / (mean + f64::from(epsilon)).sqrt();
+        head.iter_mut().zip(weight).for_each(|(value, weight)| *value *= scale * f64::from(*weight));
+    }
+    let (cos, sin) = rotations(geometry, &[position as u32]);
+    let half = geometry.head_dim / 2;
+    (0..geometry.head_dim)
+        .map(|dim| {
+            let turned = if dim < half { -head[dim + half] } else { head[dim - half] };
+            head[dim] * f64::from(cos[dim % half]) + turned * f64::from(sin[dim % half])
+        })
+        .collect()
+}
+
+/// Plain attention of all cases' rows, in f64.
+fn expected(geometry: &Geometry, norms: Option<&HeadNorms>) -> Vec<f64> {
+    let mut output = Vec::new();
+    for case in cases(geometry) {
+        for position in case.length - case.rows..case.length {
+            for head in 0..geometry.heads {
+                output.extend(attended(geometry, &case, (position, head), norms));
+            }
+        }
+    }
+    output
+}
+
+fn attended(
+    geometry: &Geometry,
+    case: &Case,
+    (position, head): (usize, usize),
+    norms: Option<&HeadNorms>,
+) -> Vec<f64> {
+    let dim = geometry.head_dim;
+    let width = (geometry.heads + 2 * geometry.kv_heads) * dim;
+    let kv_head = head / (geometry.heads / geometry.kv_heads);
+    let at = |position: usize, head: usize| &case.qkv[position * width + head * dim..][..dim];
+    let query_norm = norms.map(|norms| (&*norms.query, norms.epsilon));
+    let key_norm = norms.map(|norms| (&*norms.key, norms.epsilon));
+    let query = entered(geometry, at(position, head), position, query_norm);
+    let scores: Vec<f64> = (0..=position)
+        .map(|past| {
+            let key = entered(geometry, at(past, geometry.heads + kv_head), past, key_norm);
+            query.iter().zip(&key).map(|(query, key)| query * key).sum::<f64>() / (dim as f64).sqrt()
+        })
+        .collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    (0..dim)
+        .map(|index| {
+            let values = (0..=position)
+                .map(|past| f64::from(at(past, geometry.heads + geometry.kv_heads + kv_head)[index]));
+            values.zip(&weights).map(|(value, weight)| value * weight).sum::<f64>() / total
+        })
+        .collect()
+}
+
+#[test]
+fn attention_is_that_of_plain_loops() {
+    for geometry in GEOMETRIES {
+        let norms = HeadNorms {
+            query: random(70, geometry.head_dim),
+            key: random(71, geometry.head_dim),
+            epsilon: 1e-6,
+        };
+        for norms in [None, Some(&norms)] {
+            let expected = expected(geometry, norms);
+            // Keys and values are rounded to what the type holds.
+            let kinds = [
+                (Dtype::F32, 1e-5),
+                (Dtype::Bf16, 4.0 * bf16::EPSILON.to_f64()),
+                (Dtype::F16, 4.0 * f16::EPSILON.to_f64()),
+            ];
+            for (dtype, tolerance) in kinds {
+                for mut cpu in cpus() {
+                    let ours = run(&mut cpu, *geometry, dtype, norms);
+                    super::assert_close(
+                        &ours,
+                        &expected,
+                        tolerance,
+                        &format!("{geometry:?} {dtype:?} {cpu:?}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn slots_that_nobody_wrote_may_hold_anything() {
+    let geometry = GEOMETRIES[0];
+    for mut cpu in cpus() {
+        let clean = run(&mut cpu, geometry, Dtype::F32, None);
+        let mut cache = LayerCache::new(geometry, Dtype::F32).unwrap();
+        cache.fill(f32::NAN);
+        let cases = cases(&geometry);
+        let whole: Vec<_> = cases.iter().map(|case| 0..case.length).collect();
+        let all = step(&mut cpu, &mut cache, &cases, &whole, None);
+        let width = geometry.heads * geometry.head_dim;
+        let mut first = 0;
+        let mut rows = Vec::new();
+        for case in &cases {
+            first += case.length;
+            rows.extend_from_slice(&all[(first - case.rows) * width..first * width]);
+        }
+        assert_eq!(rows, clean, "{cpu:?}");
+    }
+}
