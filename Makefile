@@ -68,7 +68,7 @@ test-python:
 	python3 -m unittest discover --start-directory deploy/setup/tests
 
 test-conformance:
-	$(PYTEST) tests/conformance
+	$(PYTEST) tests/conformance/python
 
 lint: ## what CI checks beside the tests
 	.ci/lint

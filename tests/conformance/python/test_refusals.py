@@ -94,7 +94,7 @@ def test_a_prompt_beyond_the_context_is_refused(gateway: GatewayServiceStub) -> 
     error = refusal(gateway.Chat(ask("weave " * 9_000), timeout=30))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     (rule,) = violations(error).values()
-    assert "8192" in rule.replace(",", "")
+    assert "8191" in rule.replace(",", "")
 
 
 def test_ten_megabytes_are_refused_and_harm_nobody(gateway: GatewayServiceStub) -> None:
