@@ -19,6 +19,7 @@ use crate::{
     config::{FromConfig, Section, any, between, positive},
     layer::{around, deadline, metrics::ToPeer, trace},
     pipe,
+    tls::ClientTls,
 };
 
 /// Where a peer listens.
@@ -43,6 +44,8 @@ pub struct ClientConfig {
     pub keepalive_timeout: Duration,
     /// `max_message_bytes`: the largest message that is read. Stubs pass it to `max_decoding_message_size`.
     pub max_message_bytes: usize,
+    /// `[….tls]`: must be there where the address is `https`, and only there.
+    pub tls: Option<ClientTls>,
 }
 
 /// A caller must hear of a peer that is down within a second, so knocking may not take that long.
@@ -62,19 +65,31 @@ impl Default for ClientConfig {
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            tls: None,
         }
     }
 }
 
 impl FromConfig for ClientConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
-        Self {
+        let config = Self {
             address: section.required("address", any()),
             connect_timeout: section.value("connect_timeout", CONNECT_TIMEOUT, positive()),
             keepalive_interval: section.value("keepalive_interval", KEEPALIVE_INTERVAL, positive()),
             keepalive_timeout: section.value("keepalive_timeout", KEEPALIVE_TIMEOUT, positive()),
             max_message_bytes: section.value("max_message_bytes", MAX_MESSAGE_BYTES, between(1024, 1 << 30)),
+            tls: section.optional_section("tls"),
+        };
+        match (config.address.scheme_str(), &config.tls) {
+            (Some("https"), None) => {
+                section.problem("address", &config.address, "is https, so must have a [tls] beside it")
+            }
+            (Some("http"), Some(_)) => {
+                section.problem("address", &config.address, "must be https, since there is a [tls]")
+            }
+            _ => {}
         }
+        config
     }
 }
 

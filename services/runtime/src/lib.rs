@@ -23,6 +23,7 @@ pub mod server;
 pub mod status;
 pub mod task;
 pub mod telemetry;
+pub mod tls;
 
 pub use deadline::Deadline;
 pub use process::{BoxError, Context, Process, RuntimeConfig, main};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::{encoding::text, metrics::gauge::Gauge, registry::Registry};
 
 /// The registry. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,22 @@ impl Metrics {
             Ok(()) => page,
             Err(std::fmt::Error) => unreachable!("writing to a String does not fail"),
         }
+    }
+}
+
+/// A gauge raised while this lives.
+pub(crate) struct Raised(Gauge);
+
+impl Raised {
+    pub(crate) fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

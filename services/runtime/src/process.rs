@@ -37,6 +37,7 @@
 
 mod arguments;
 mod life;
+mod observed;
 mod signals;
 mod sockets;
 

@@ -16,6 +16,7 @@ use crate::{
     BoxError,
     config::{FromConfig, Section, any, at_least, between, positive},
     layer::rescue::RescueLayer,
+    tls::ServerTls,
 };
 
 /// A whole server's worth of routes.
@@ -90,6 +91,8 @@ pub struct ServerConfig {
     pub listen: Option<SocketAddr>,
     /// `admin`: the address of `/metrics`, `/livez` and `/readyz`. Absent: not served.
     pub admin: Option<SocketAddr>,
+    /// `[server.tls]`: absent, the port speaks plain text.
+    pub tls: Option<ServerTls>,
     /// The limits, which services may ask for too.
     pub limits: Limits,
     /// `max_connections`: how many may be open; a further one waits in the kernel's queue.
@@ -147,6 +150,7 @@ impl Default for ServerConfig {
         Self {
             listen: None,
             admin: None,
+            tls: None,
             limits: Limits::default(),
             max_connections: MAX_CONNECTIONS,
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
@@ -163,6 +167,7 @@ impl FromConfig for ServerConfig {
         Self {
             listen: section.optional("listen", any()),
             admin: section.optional("admin", any()),
+            tls: section.optional_section("tls"),
             limits,
             max_connections: section.value("max_connections", MAX_CONNECTIONS, between(1, 1_000_000)),
             max_concurrent_streams: section.value(

@@ -70,7 +70,7 @@ impl Channel {
         let user_agent = format!("weft-{}/{}", context.service, env!("CARGO_PKG_VERSION"));
         let inner = Inner {
             peer,
-            way: Way::to(target)?,
+            way: Way::to(target, config)?,
             user_agent: HeaderValue::try_from(user_agent)?,
             config: config.clone(),
             tasks: context.tasks.clone(),

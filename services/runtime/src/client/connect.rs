@@ -1,9 +1,11 @@
-//! Opening a connection: a socket or a pipe.
+//! Opening a connection: a socket or a pipe, with TLS or without.
 
 use tokio::net::TcpStream;
 
-use super::Target;
-use crate::{BoxError, server::accept::Connection};
+use std::sync::Arc;
+
+use super::{ClientConfig, Target};
+use crate::{BoxError, server::accept::Connection, tls::ClientIdentity};
 
 /// Knows the way to a peer.
 #[derive(Clone, Debug)]
@@ -11,24 +13,35 @@ pub(super) struct Way {
     target: Target,
     /// `http` or `https`, host and port: what requests say of whom they are for.
     pub(super) origin: http::Uri,
+    tls: Option<Arc<ClientIdentity>>,
 }
 
 impl Way {
     /// # Errors
-    /// An address without a scheme of ours or without a host.
-    pub(super) fn to(target: Target) -> Result<Self, BoxError> {
+    /// An address without a scheme of ours or without a host; TLS files that are not usable.
+    pub(super) fn to(target: Target, config: &ClientConfig) -> Result<Self, BoxError> {
         let origin = match &target {
             Target::Uri(uri) => origin(uri)?,
             Target::Pipe(_) => http::Uri::from_static("http://pipe"),
         };
-        Ok(Self { target, origin })
+        let tls = config.tls.clone().map(|files| ClientIdentity::load(files, host(&origin)));
+        Ok(Self { tls: tls.transpose()?.map(Arc::new), target, origin })
     }
 
+    /// Opens a connection, TLS included.
     pub(super) async fn open(&self) -> Result<Box<dyn Connection>, BoxError> {
+        let io = self.open_plain().await?;
+        match &self.tls {
+            Some(identity) => Ok(Box::new(identity.connect(io).await?)),
+            None => Ok(io),
+        }
+    }
+
+    async fn open_plain(&self) -> Result<Box<dyn Connection>, BoxError> {
         match &self.target {
             Target::Pipe(connector) => Ok(Box::new(connector.connect()?)),
             Target::Uri(_) => {
-                let socket = TcpStream::connect((self.host(), self.port())).await?;
+                let socket = TcpStream::connect((host(&self.origin), self.port())).await?;
                 socket.set_nodelay(true)?;
                 Ok(Box::new(socket))
             }
@@ -43,19 +56,15 @@ impl Way {
         }
     }
 
-    fn is_tls(&self) -> bool {
-        self.origin.scheme() == Some(&http::uri::Scheme::HTTPS)
-    }
-
-    /// Without the brackets of an IPv6 address.
-    fn host(&self) -> &str {
-        let host = self.origin.host().unwrap_or_default();
-        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-    }
-
     fn port(&self) -> u16 {
-        self.origin.port_u16().unwrap_or(if self.is_tls() { 443 } else { 80 })
+        self.origin.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 })
     }
+}
+
+/// Without the brackets of an IPv6 address.
+fn host(origin: &http::Uri) -> &str {
+    let host = origin.host().unwrap_or_default();
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 fn origin(uri: &http::Uri) -> Result<http::Uri, BoxError> {

@@ -11,7 +11,7 @@ use tonic::{Code, body::Body};
 use super::{Around, Next, method};
 use crate::{
     body::{self, OnEnd},
-    metrics::{CALL_SECONDS, Metrics},
+    metrics::{CALL_SECONDS, Metrics, Raised},
     status::code_name,
 };
 
@@ -127,22 +127,6 @@ impl Around for ToPeer {
             metrics.seconds.get_or_create(&PeerLabels { peer, method }).observe(seconds);
         });
         body::observe(next.run(request).await, end)
-    }
-}
-
-/// A gauge raised while this lives.
-struct Raised(Gauge);
-
-impl Raised {
-    fn new(gauge: Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use futures::Stream;
 use tokio::time::timeout;
 
-use super::{BoxError, Context, RuntimeConfig};
+use super::{BoxError, Context, RuntimeConfig, observed};
 use crate::{
     Services, Tasks,
     drain::{Drain, Phase},
@@ -20,10 +20,11 @@ use crate::{
     layer::{self, in_flight::InFlight},
     metrics::Metrics,
     server::{
-        accept::{Acceptor, Connection},
+        accept::{Acceptor, Connection, ConnectionMetrics},
         front::Front,
         stack::{self, Parts},
     },
+    tls::ServerIdentity,
 };
 
 /// How long connections get to send the trailers of what was cancelled, and tasks to end, once the drain is over.
@@ -48,6 +49,7 @@ impl Process {
     /// A process that is not ready and serves nothing yet. Telemetry is the caller's: a process-wide matter.
     pub fn new(service: &'static str, config: RuntimeConfig) -> Self {
         let (metrics, health) = (Metrics::default(), Health::new());
+        observed::register(service, &metrics);
         let started = health.condition("start", "still starting");
         let draining = health.condition("drain", "not accepting yet");
         let context = Context {
@@ -112,15 +114,27 @@ impl Process {
             drain: drain.clone(),
             limits: self.config.server.limits,
         };
+        let tls = self.identity()?;
         let acceptor = Acceptor {
             routes: stack::stack(front.clone(), parts),
             config: Arc::new(self.config.server.clone()),
             drain,
             tasks: self.connections.clone(),
+            tls,
+            metrics: ConnectionMetrics::register(&self.context.metrics),
         };
         self.connections.spawn_root("accept", acceptor.run(incoming));
         self.draining.holds();
         Ok(front)
+    }
+
+    /// Who this server is, where TLS is on, from now on as its files say.
+    fn identity(&self) -> Result<Option<Arc<ServerIdentity>>, BoxError> {
+        let Some(files) = self.config.server.tls.clone() else { return Ok(None) };
+        let identity = Arc::new(ServerIdentity::load(files, &self.context.metrics)?);
+        let watch = Arc::clone(&identity).watch(self.context.drain.clone());
+        self.context.tasks.spawn_root("tls files", watch);
+        Ok(Some(identity))
     }
 
     fn open(&self, front: &Front, services: Services) {

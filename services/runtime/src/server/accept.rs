@@ -3,7 +3,7 @@
 //! The loop is ours and not tonic's, for three reasons: a connection and its calls are tasks that drain can name and
 //! stop; TLS certificates change without a restart; and tonic's graceful shutdown waits forever.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use hyper::server::conn::http2;
@@ -11,10 +11,12 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Semaphore,
+    time::timeout,
 };
 use tonic::body::Body;
 use tower::ServiceExt as _;
@@ -22,8 +24,11 @@ use tower::ServiceExt as _;
 use super::{Routes, ServerConfig};
 use crate::{
     drain::{Drain, Phase},
+    metrics::{Metrics, Raised},
     pipe::Pipe,
+    status::chain,
     task::{CallExecutor, Tasks},
+    tls::{PeerIdentity, ServerIdentity},
 };
 
 /// Bytes both ways, from somebody.
@@ -35,6 +40,24 @@ pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 impl Connection for TcpStream {
     fn peer(&self) -> Option<SocketAddr> {
         self.peer_addr().ok()
+    }
+}
+
+impl Connection for Box<dyn Connection> {
+    fn peer(&self) -> Option<SocketAddr> {
+        (**self).peer()
+    }
+}
+
+impl<C: Connection> Connection for tokio_rustls::server::TlsStream<C> {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.get_ref().0.peer()
+    }
+}
+
+impl<C: Connection> Connection for tokio_rustls::client::TlsStream<C> {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.get_ref().0.peer()
     }
 }
 
@@ -52,10 +75,33 @@ pub(crate) struct Acceptor {
     pub(crate) drain: Drain,
     /// The connections and their calls, apart from the service's own tasks: they end first.
     pub(crate) tasks: Tasks,
+    pub(crate) tls: Option<Arc<ServerIdentity>>,
+    pub(crate) metrics: ConnectionMetrics,
+}
+
+/// What is known of connections, as opposed to calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectionMetrics {
+    open: Gauge,
+    handshakes_failed: Counter,
+}
+
+impl ConnectionMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        metrics.register(|registry| {
+            registry.register("weft_server_connections", "Connections that are open", this.open.clone());
+            let help = "TLS handshakes that failed or took too long";
+            registry.register("weft_server_handshakes_failed", help, this.handshakes_failed.clone());
+        });
+        this
+    }
 }
 
 /// How long to leave an accept that failed alone: out of file descriptors is out for a while.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a caller may take to shake hands: it holds one of `max_connections` meanwhile.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 impl Acceptor {
     /// Accepts until [`Phase::Draining`], then drops the listener.
@@ -87,15 +133,35 @@ impl Acceptor {
         }
     }
 
-    /// Serves one connection until its peer leaves or the process drains.
+    /// Shakes hands, where TLS is on, and serves.
     async fn connection<C: Connection>(self, io: C) {
+        let Some(identity) = self.tls.clone() else { return self.serve(io, None).await };
         let remote = io.peer();
+        let why = match timeout(HANDSHAKE, identity.accept(io)).await {
+            Ok(Ok(stream)) => {
+                let caller = PeerIdentity::shown(&stream);
+                return self.serve(stream, caller).await;
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => "it took too long".to_owned(),
+        };
+        self.metrics.handshakes_failed.inc();
+        tracing::debug!(?remote, error = why, "TLS handshake failed");
+    }
+
+    /// Serves one connection until its peer leaves or the process drains.
+    async fn serve<C: Connection>(self, io: C, caller: Option<PeerIdentity>) {
+        let remote = io.peer();
+        let _open = Raised::new(self.metrics.open.clone());
         let routes = self.routes.map_request(move |request: http::Request<hyper::body::Incoming>| {
             let mut request = request.map(Body::new);
             // Where tonic's `Request::remote_addr` looks.
             request
                 .extensions_mut()
                 .insert(tonic::transport::server::TcpConnectInfo { local_addr: None, remote_addr: remote });
+            if let Some(caller) = &caller {
+                request.extensions_mut().insert(caller.clone());
+            }
             request
         });
         let http2 = builder(&self.config, &self.tasks);
@@ -110,7 +176,7 @@ impl Acceptor {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error = crate::status::chain(&error), ?remote, "connection ended");
+            tracing::debug!(error = chain(&error), ?remote, "connection ended");
         }
     }
 }
