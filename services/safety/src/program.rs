@@ -21,6 +21,8 @@ pub struct Program {
 pub(crate) struct Line {
     /// The rule as findings name it.
     pub(crate) rule: Arc<Rule>,
+    /// The rule's category as a number: the first rule of the same category.
+    pub(crate) category: usize,
     /// What takes a finding's place.
     pub(crate) placeholder: String,
     /// Texts that are no finding of this rule.
@@ -28,10 +30,11 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// A rule and its exceptions.
-    pub(crate) fn new(rule: Rule, exceptions: RegexSet) -> Self {
+    /// The rule that is to follow others.
+    pub(crate) fn after(lines: &[Self], rule: Rule, exceptions: RegexSet) -> Self {
         let placeholder = format!("[REDACTED:{}]", rule.category);
-        Self { rule: Arc::new(rule), placeholder, exceptions }
+        let same = lines.iter().position(|line| line.rule.category == rule.category);
+        Self { rule: Arc::new(rule), category: same.unwrap_or(lines.len()), placeholder, exceptions }
     }
 
     /// Whether the policy exempts this text from the rule.

@@ -241,14 +241,16 @@ fn ipv4(seen: &Seen<'_>) -> Option<Range<usize>> {
     is_machine.then_some(0..seen.text.len())
 }
 
-/// An address that could not be a path in code (`a::b`): with a digit, and of three groups or of a known prefix.
+/// An address that could not be a path in code (`a::b`): with a digit, and of three groups, of a known prefix, or with
+/// an IPv4 address at its end.
 fn ipv6(seen: &Seen<'_>) -> Option<Range<usize>> {
     let text = seen.text;
     let text = if text.ends_with("::") { text } else { text.trim_end_matches(':') };
     let address: Ipv6Addr = text.parse().ok()?;
     let is_known = matches!(address.segments()[0], 0x2000..=0x3fff | 0xfc00..=0xfdff | 0xfe80..=0xfebf);
     let groups = text.split(':').filter(|group| !group.is_empty()).count();
-    let is_address = text.bytes().any(|byte| byte.is_ascii_digit()) && (groups >= 3 || is_known);
+    let is_address =
+        text.bytes().any(|byte| byte.is_ascii_digit()) && (groups >= 3 || is_known || text.contains('.'));
     (is_address && !address.is_loopback() && !address.is_unspecified()).then_some(0..text.len())
 }
 

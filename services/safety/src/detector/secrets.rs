@@ -108,6 +108,7 @@ pub(super) const SPECS: &[Spec] = &[
     Spec {
         rule: "slack_webhook",
         head: "https://hooks\\.slack\\.com/(?:services|workflows)/[A-Za-z0-9_]{8}",
+        check: checks::whole,
         tail: Tail::While(ByteSet::of(b"0-9A-Za-z_/-")),
         ..TOKEN_SPEC
     },

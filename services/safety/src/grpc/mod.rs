@@ -194,6 +194,3 @@ impl SafetyService for Safety {
         }))
     }
 }
-
-#[cfg(test)]
-mod tests;

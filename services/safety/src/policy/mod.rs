@@ -128,7 +128,8 @@ impl Drawing<'_> {
         let exceptions = self.draft.exceptions.iter().filter(|exception| exception.covers(category));
         let exceptions = RegexSet::new(exceptions.flat_map(|exception| &exception.patterns))?;
         let rule = Rule { category: category.to_owned(), name: name.to_owned(), action };
-        self.lines.push(Line::new(rule, exceptions));
+        let line = Line::after(&self.lines, rule, exceptions);
+        self.lines.push(line);
         Ok(self.lines.len() - 1)
     }
 }

@@ -5,11 +5,12 @@
 //! finding starts, even inside a redaction; redactions that overlap or touch become one placeholder, which names the
 //! category of the first of them (of those that start together: the longest, then the policy's order); flags change nothing.
 //! Findings are reported in order of their start (of those that start together: strictest first, then longest, then
-//! the policy's order); those that start behind a block are not, for they are not part of the text any more.
+//! the policy's order), but not where they lie within another of the same category, such as a telephone number within
+//! the same number and its prefix; nor where they start behind a block, for there is no text any more.
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     sync::Arc,
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct Release {
     /// Where the newest redaction ends.
     hidden_to: Option<usize>,
     blocked_at: Option<usize>,
+    /// For each category, how far its findings have come.
+    reached: HashMap<usize, usize>,
 }
 
 impl Release {
@@ -73,6 +76,9 @@ impl Release {
     pub(crate) fn up_to(&mut self, safe: usize, held: &Held, program: &Program) -> Verdict {
         let mut verdict = Verdict::default();
         while let Some(Pending { hit, action }) = self.next_before(safe) {
+            if self.is_within_another(hit, program) {
+                continue;
+            }
             match action {
                 Action::Allow | Action::Flag => {}
                 Action::Redact => self.redact(hit, program, held, &mut verdict.released),
@@ -93,6 +99,14 @@ impl Release {
         let Reverse(first) = self.pending.peek().copied()?;
         (first.hit.start < end).then(|| self.pending.pop())?;
         Some(first)
+    }
+
+    /// Findings come in order of their start: one that does not reach further than those before it lies within one.
+    fn is_within_another(&mut self, hit: Hit, program: &Program) -> bool {
+        let reached = self.reached.entry(program.rules[hit.rule].category).or_default();
+        let is_within = hit.end <= *reached;
+        *reached = hit.end.max(*reached);
+        is_within
     }
 
     fn redact(&mut self, hit: Hit, program: &Program, held: &Held, released: &mut String) {
