@@ -8,6 +8,8 @@ from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 
 address, question = sys.argv[1], sys.argv[2]
 with grpc.insecure_channel(address) as channel:
-    request = weft.ChatRequest(messages=[{"role": "ROLE_USER", "content": question}])
+    request = weft.ChatRequest(
+        messages=[{"role": "ROLE_USER", "content": question}], options={"stop": {"max_tokens": 128}}
+    )
     for response in GatewayServiceStub(channel).Chat(request, timeout=60):
         print(response.delta.text, end="", flush=True)
