@@ -19,8 +19,8 @@ async fn refusal(mesh: &Mesh, request: ChatRequest) -> Status {
 }
 
 fn fields(status: &Status) -> Vec<String> {
-    let details = status.get_details_bad_request().unwrap_or_default();
-    details.field_violations.into_iter().map(|violation| violation.field).collect()
+    let violations = status.get_details_bad_request().map(|details| details.field_violations);
+    violations.unwrap_or_default().into_iter().map(|violation| violation.field).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
