@@ -8,7 +8,10 @@ mod parse;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _, stream};
+use opentelemetry::trace::{TraceContextExt as _, TraceId};
 use tonic::{Request, Response, Status, async_trait};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use weft_proto::gateway::v1::{
     ChatRequest, ChatResponse, CompleteRequest, CompleteResponse, EmbedRequest, EmbedResponse,
     GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse,
@@ -108,6 +111,9 @@ fn scope<T>(request: &Request<T>) -> Scope {
     Scope { request_id: request_id(), deadline: Deadline::of(request) }
 }
 
+/// The id of the trace that the request is part of; where nothing is traced, one of its own.
 fn request_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+    let context = Span::current().context();
+    let trace = context.span().span_context().trace_id();
+    if trace == TraceId::INVALID { format!("{:032x}", rand::random::<u128>()) } else { trace.to_string() }
 }

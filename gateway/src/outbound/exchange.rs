@@ -32,6 +32,14 @@ impl<Q: Send + 'static, A: 'static> Exchange<Q, A> {
         Self { requests: Some(requests), answers: answers.into_stream().map(read).boxed() }
     }
 
+    /// A call that is answered in this process: each item, and at the end `None`, by `answer`.
+    #[cfg(test)]
+    pub(crate) fn local(mut answer: impl FnMut(Option<Q>) -> A + Send + 'static) -> Self {
+        let (requests, outgoing) = mpsc::channel(usize::from(u8::MAX));
+        let items = outgoing.map(Some).chain(futures::stream::iter([None]));
+        Self { requests: Some(requests), answers: items.map(move |item| Ok(answer(item))).boxed() }
+    }
+
     /// Sends an item. Never waits: whoever sends keeps to the window. On a call that is over, this does nothing; the
     /// answers say why it is over.
     pub(crate) fn send(&mut self, item: Q) {

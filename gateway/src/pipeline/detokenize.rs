@@ -1,7 +1,8 @@
 //! Ids to text, through the tokenizer.
 //!
-//! Each token is given its place in the text. The tokenizer holds back what the next ids may still complete, so a token
-//! whose answer is empty belongs to the next text that comes, together with the tokens that completed it.
+//! Each token is given its place in the text. The tokenizer holds back the end of the text while the next ids may still
+//! complete it, and does not say how much. So a token's text begins no earlier than where the text ended before it, and
+//! is whole when text comes that was asked for later: it waits for that, and travels with it.
 
 use std::{
     mem,
@@ -23,7 +24,7 @@ pub(super) struct Detokenize<U> {
     pairs: Duplex<U, Vec<u32>, String>,
     /// Bytes of text so far.
     text_end: u64,
-    /// Tokens whose text has not come yet.
+    /// Tokens whose text may not be whole yet.
     waiting: Vec<Placed>,
     generated: u32,
     ended: Option<Ended>,
@@ -34,17 +35,24 @@ impl<U> Detokenize<U> {
         Self { pairs, text_end: 0, waiting: Vec::new(), generated: 0, ended: None }
     }
 
+    /// The tokens whose text may not be whole, now that the text ends at this byte.
+    pub(super) fn unfinished(self, text_end: u64) -> impl Iterator<Item = Placed> {
+        self.waiting.into_iter().map(move |placed| Placed { end: text_end, ..placed })
+    }
+
     fn answer(&mut self, note: Note, text: String) -> Option<Step<String>> {
         self.generated = note.generated;
-        self.wait(note.tokens);
-        self.text(text)
+        let begin = self.text_end;
+        let piece = self.text(text);
+        self.wait(note.tokens, begin);
+        piece
     }
 
     fn last(&mut self, text: Option<String>, mut ended: Ended) -> Step<String> {
         let piece = self.text(text.unwrap_or_default());
         // What is left has no text: it stands where the text ends.
         let tokens = mem::take(&mut ended.tokens);
-        self.wait(tokens);
+        self.wait(tokens, self.text_end);
         ended.tokens = mem::take(&mut self.waiting);
         match piece {
             Some(piece) => {
@@ -55,9 +63,9 @@ impl<U> Detokenize<U> {
         }
     }
 
-    fn wait(&mut self, tokens: Vec<Placed>) {
-        let here = self.text_end;
-        self.waiting.extend(tokens.into_iter().map(|placed| Placed { start: here, end: here, ..placed }));
+    /// Tokens whose text begins no earlier than at this byte.
+    fn wait(&mut self, tokens: Vec<Placed>, start: u64) {
+        self.waiting.extend(tokens.into_iter().map(|placed| Placed { start, end: start, ..placed }));
     }
 
     fn text(&mut self, text: String) -> Option<Step<String>> {

@@ -4,12 +4,21 @@
 //! came true. The safety filter says how much text it has released, and what it redacted, but not how long its
 //! placeholders are; so once something is redacted, nobody can say how far the released text has come in the model's
 //! own. From there on tokens wait for the end of the answer, when every redaction is known: then all are shown but those
-//! that overlap one. Of an answer that is blocked, they are never shown.
+//! that overlap one, or may (see [`Placed`]). Of what is blocked, no token is shown.
+//!
+//! A stop string keeps no secret: the token in which it begins is shown, those after it are not.
 
 use std::{collections::VecDeque, ops::Range};
 
 use super::Placed;
-use crate::answer::Token;
+use crate::{
+    answer::Token,
+    outbound::safety::{Action, Finding},
+};
+
+/// Findings in one answer up to which tokens are shown. A filter need not list more than so many, and one that it does
+/// not list could be a redaction.
+pub(super) const MOST_FINDINGS: usize = 100;
 
 /// Tokens that wait for their text, in order.
 #[derive(Debug, Default)]
@@ -19,6 +28,7 @@ pub(super) struct Ledger {
     released: u64,
     /// What was redacted, in bytes of the model's text.
     redactions: Vec<Range<u64>>,
+    findings: usize,
 }
 
 impl Ledger {
@@ -27,9 +37,14 @@ impl Ledger {
         self.waiting.extend(tokens);
     }
 
-    /// Something was redacted.
-    pub(super) fn redact(&mut self, place: Range<u64>) {
-        self.redactions.push(place);
+    /// The filter found something in the text.
+    pub(super) fn find(&mut self, finding: &Finding) {
+        self.findings += 1;
+        if self.findings > MOST_FINDINGS {
+            self.redactions = vec![0..u64::MAX];
+        } else if finding.action == Action::Redact {
+            self.redactions.push(finding.start..finding.end);
+        }
     }
 
     /// So many bytes were released: the tokens that may be shown now.
@@ -44,13 +59,17 @@ impl Ledger {
         shown
     }
 
-    /// The answer is over and its text ended at this byte: the rest of the tokens that may be shown.
-    pub(super) fn close(&mut self, text_end: u64) -> Vec<Token> {
-        let redactions = std::mem::take(&mut self.redactions);
-        let hidden = |placed: &Placed| {
-            placed.end > text_end
-                || redactions.iter().any(|place| placed.start < place.end && placed.end > place.start)
+    /// The text was cut off at this byte, by a stop string.
+    pub(super) fn cut(&mut self, text_end: u64) {
+        self.waiting.retain(|placed| placed.start < text_end);
+    }
+
+    /// All of the text was released or redacted: the rest of the tokens that may be shown.
+    pub(super) fn close(&mut self) -> Vec<Token> {
+        let Self { waiting, redactions, .. } = std::mem::take(self);
+        let redacted = |placed: &Placed| {
+            redactions.iter().any(|place| placed.start < place.end && placed.end > place.start)
         };
-        self.waiting.drain(..).filter(|placed| !hidden(placed)).map(|placed| placed.token).collect()
+        waiting.into_iter().filter(|placed| !redacted(placed)).map(|placed| placed.token).collect()
     }
 }

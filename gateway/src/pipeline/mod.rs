@@ -19,6 +19,8 @@ mod prompt;
 mod record;
 mod screen;
 mod stop;
+#[cfg(test)]
+mod tests;
 
 use futures::{
     StreamExt as _,
@@ -72,7 +74,7 @@ struct Note {
     text_end: u64,
 }
 
-/// A token, and the bytes of the model's text that it is in. Exact to the piece in which its text became final.
+/// A token, and bytes of the model's text between which its own text is: at its border there may be a few more.
 #[derive(Clone, Debug, PartialEq)]
 struct Placed {
     token: Token,

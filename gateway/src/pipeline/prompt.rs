@@ -3,8 +3,9 @@
 //! All texts that the model would see are screened together, joined by line breaks, so that what is spread over several
 //! messages is seen as the model sees it, and one call is enough for a prompt of any shape. Where the policy redacts,
 //! the texts that findings touch are screened one by one, since each must be put back into its own place. The result is
-//! then screened as a whole again: what still calls for redaction, such as a key that is spread over two messages,
-//! cannot be taken out of either, so the prompt is blocked.
+//! then screened as a whole again; if that still finds something (not every finding need have been listed), all texts
+//! are. What even then calls for redaction, such as a key that is spread over two messages, cannot be taken out of
+//! either, so the prompt is blocked.
 
 use std::ops::Range;
 
@@ -69,32 +70,45 @@ pub(super) fn count(counts: &mut Findings, findings: &[Finding]) {
     }
 }
 
-/// Redacts each text that a finding touches.
+/// Redacts each text by itself.
 async fn redact(
     safety: &Safety,
     mut texts: Vec<String>,
     screened: &Screened,
     how: Screening<'_>,
 ) -> Result<Verdict, Failure> {
-    let suspects = touched(&texts, &screened.findings, Action::Redact);
-    let one = |&index: &usize| {
+    let touched = touched(&texts, &screened.findings, Action::Redact);
+    let all = (0..texts.len()).collect();
+    for suspects in [touched.clone(), all] {
+        for (index, screened) in screen_each(safety, &texts, suspects, how).await? {
+            match screened.action {
+                Action::Allow | Action::Flag => {}
+                Action::Redact => texts[index] = screened.text,
+                Action::Block => return Ok(Verdict::Blocked { texts: vec![index] }),
+            }
+        }
+        match how.screen(safety, texts.join("\n")).await?.action {
+            Action::Allow | Action::Flag => return Ok(Verdict::Redacted(texts)),
+            Action::Redact => {}
+            Action::Block => break,
+        }
+    }
+    Ok(Verdict::Blocked { texts: touched })
+}
+
+/// Screens these of the texts, each by itself.
+async fn screen_each(
+    safety: &Safety,
+    texts: &[String],
+    indices: Vec<usize>,
+    how: Screening<'_>,
+) -> Result<Vec<(usize, Screened)>, Failure> {
+    let one = |index: usize| {
         let text = texts[index].clone();
         async move { how.screen(safety, text).await.map(|screened| (index, screened)) }
     };
-    let all: Vec<_> = suspects.iter().map(one).collect();
-    let alone: Vec<_> = stream::iter(all).buffered(AT_ONCE).try_collect().await?;
-    for (index, screened) in alone {
-        match screened.action {
-            Action::Allow | Action::Flag => {}
-            Action::Redact => texts[index] = screened.text,
-            Action::Block => return Ok(Verdict::Blocked { texts: vec![index] }),
-        }
-    }
-    let again = how.screen(safety, texts.join("\n")).await?;
-    match again.action {
-        Action::Allow | Action::Flag => Ok(Verdict::Redacted(texts)),
-        Action::Redact | Action::Block => Ok(Verdict::Blocked { texts: suspects }),
-    }
+    let all: Vec<_> = indices.into_iter().map(one).collect();
+    stream::iter(all).buffered(AT_ONCE).try_collect().await
 }
 
 impl Screening<'_> {

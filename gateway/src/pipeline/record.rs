@@ -10,6 +10,7 @@ use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::{Span, field::Empty, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use weft_runtime::{Deadline, status::code_name, telemetry::fields};
 
 use super::Events;
@@ -144,5 +145,5 @@ pub(super) fn generation_span(scope: &Scope, operation: &'static str, model: &st
 
 /// Notes in a generation's span that its first token has come.
 pub(super) fn first_token(span: &Span) {
-    tracing::info!(parent: span, "first_token");
+    span.add_event("first_token", Vec::new());
 }

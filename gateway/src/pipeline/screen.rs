@@ -18,7 +18,7 @@ use crate::{
     answer::{Event, Findings, FinishReason, Finished, Usage},
     error::Error,
     metrics::Metrics,
-    outbound::safety::{Action, Cleared},
+    outbound::safety::Cleared,
 };
 
 /// Releases an answer's text, and ends the answer where the policy says so. The last stage: what it makes is what the
@@ -68,17 +68,20 @@ impl<U> Screen<U> {
         delta(released, tokens)
     }
 
-    fn last(&mut self, cleared: Option<Cleared>, ended: Ended) -> Option<Event> {
+    fn last(&mut self, cleared: Option<Cleared>, mut ended: Ended) -> Option<Event> {
         let cleared = cleared.unwrap_or_default();
         let blocked = cleared.blocked;
         let released = self.found(cleared);
-        self.ledger.expect(ended.tokens);
+        self.ledger.expect(mem::take(&mut ended.tokens));
         if blocked {
             let tokens = self.ledger.release(released.len());
             self.block(ended.usage.completion);
             return delta(released, tokens);
         }
-        let tokens = self.ledger.close(self.text_end);
+        if ended.stop_string.is_some() {
+            self.ledger.cut(self.text_end);
+        }
+        let tokens = self.ledger.close();
         let findings = mem::take(&mut self.findings);
         let Ended { reason, stop_string, usage, .. } = ended;
         self.end(Finished { reason, stop_string, usage, findings, blocked_prompt: None });
@@ -91,9 +94,7 @@ impl<U> Screen<U> {
         count(&mut new, &cleared.findings);
         self.metrics.count_findings("completion", &new);
         count(&mut self.findings, &cleared.findings);
-        for finding in cleared.findings.iter().filter(|finding| finding.action == Action::Redact) {
-            self.ledger.redact(finding.start..finding.end);
-        }
+        cleared.findings.iter().for_each(|finding| self.ledger.find(finding));
         cleared.released
     }
 

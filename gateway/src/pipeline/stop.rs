@@ -14,7 +14,7 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use prometheus_client::metrics::counter::Counter;
 
-use super::{Ended, Note, Step};
+use super::{Ended, Note, Step, detokenize::Detokenize};
 use crate::{
     answer::{FinishReason, Usage},
     error::Error,
@@ -28,7 +28,7 @@ use matcher::{Matcher, Pushed};
 #[derive(Debug)]
 pub(super) struct Stop<U> {
     /// `None` once a stop string was met.
-    upstream: Option<U>,
+    upstream: Option<Detokenize<U>>,
     matcher: Matcher,
     /// Stop strings that are complete before this many tokens are text like any other.
     min_tokens: u32,
@@ -41,7 +41,7 @@ pub(super) struct Stop<U> {
 }
 
 impl<U> Stop<U> {
-    pub(super) fn new(upstream: U, rules: &StopRules, prompt_tokens: u32, met: Counter) -> Self {
+    pub(super) fn new(upstream: Detokenize<U>, rules: &StopRules, prompt_tokens: u32, met: Counter) -> Self {
         Self {
             upstream: Some(upstream),
             matcher: Matcher::new(&rules.strings),
@@ -59,20 +59,22 @@ impl<U> Stop<U> {
         self.note.tokens.extend(note.tokens);
         match self.matcher.push(text, note.generated >= self.min_tokens) {
             Pushed::Text(text) => (!text.is_empty()).then(|| self.pass(text)),
-            Pushed::Met { text, stop_string } => {
-                self.upstream = None;
-                self.met.inc();
-                let usage =
-                    Usage { prompt: self.prompt_tokens, completion: note.generated, cached_prompt: 0 };
-                let stop_string = Some(stop_string);
-                Some(
-                    self.last(
-                        text,
-                        Ended { reason: FinishReason::Stop, stop_string, usage, tokens: Vec::new() },
-                    ),
-                )
-            }
+            Pushed::Met { text, stop_string } => Some(self.meet(text, stop_string)),
         }
+    }
+
+    /// Ends the answer here, and drops whatever is behind this stage.
+    fn meet(&mut self, text: String, stop_string: String) -> Step<String> {
+        self.met.inc();
+        let text_end = self.text_end + text.len() as u64;
+        let upstream = self.upstream.take();
+        let ended = Ended {
+            reason: FinishReason::Stop,
+            stop_string: Some(stop_string),
+            usage: Usage { prompt: self.prompt_tokens, completion: self.note.generated, cached_prompt: 0 },
+            tokens: upstream.into_iter().flat_map(|upstream| upstream.unfinished(text_end)).collect(),
+        };
+        self.last(text, ended)
     }
 
     fn end(&mut self, ended: Ended) -> Step<String> {
@@ -98,7 +100,7 @@ impl<U> Stop<U> {
 
 impl<U> Stream for Stop<U>
 where
-    U: Stream<Item = Result<Step<String>, Error>> + Unpin,
+    U: Stream<Item = Result<Step<Vec<u32>>, Error>> + Unpin,
 {
     type Item = Result<Step<String>, Error>;
 

@@ -101,3 +101,6 @@ impl Pattern {
         complete
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The gateway under test, the doubles behind it, and a caller in front of it.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tonic::{Request, Status, Streaming};
+use weft_gateway::{Config, Targets};
+use weft_proto::{
+    common::v1::{ChatMessage, Role},
+    gateway::v1::{
+        ChatRequest, ChatResponse, Finished, GenerationOptions, Started, TokenInfo, chat_response::Event,
+        gateway_service_client::GatewayServiceClient,
+    },
+};
+use weft_runtime::{
+    BoxError, Context, Process, RuntimeConfig, Services, Tasks,
+    client::{self, ClientConfig, Outgoing, Target},
+    config, pipe,
+};
+
+use crate::doubles::{inference::Inference, safety::Safety, tokenizer::Tokenizer};
+
+/// A process that runs in this one.
+pub(crate) struct Running {
+    pub(crate) connector: pipe::Connector,
+    pub(crate) context: Context,
+    process: JoinHandle<Result<(), BoxError>>,
+}
+
+impl Running {
+    /// As `kill -9` does it.
+    pub(crate) fn kill(&self) {
+        self.process.abort();
+        self.connector.refuse(true);
+        self.connector.cut();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.process.abort();
+    }
+}
+
+/// Starts a process; `start` is given its context.
+pub(crate) fn run<S>(name: &'static str, start: impl FnOnce(Context) -> S) -> Running
+where
+    S: Future<Output = Result<Services, BoxError>> + Send + 'static,
+{
+    let (connector, incoming) = pipe::pipe();
+    run_at(name, connector, incoming, start)
+}
+
+fn run_at<S>(
+    name: &'static str,
+    connector: pipe::Connector,
+    incoming: pipe::Incoming,
+    start: impl FnOnce(Context) -> S,
+) -> Running
+where
+    S: Future<Output = Result<Services, BoxError>> + Send + 'static,
+{
+    let process = Process::new(name, RuntimeConfig::default());
+    let context = process.context().clone();
+    let life = process.run(start(context.clone()), incoming, std::future::pending());
+    Running { connector, context, process: Tasks::default().spawn("process", life) }
+}
+
+/// Runs a double that is ready at once.
+pub(crate) fn double(name: &'static str, services: Services) -> Running {
+    run(name, |_| async { Ok(services) })
+}
+
+/// Runs a double again, at the address where it was.
+pub(crate) fn again(name: &'static str, dead: &Running, services: Services) -> Running {
+    let incoming = dead.connector.listen();
+    dead.connector.refuse(false);
+    run_at(name, dead.connector.clone(), incoming, |_| async { Ok(services) })
+}
+
+/// Everything. Fields are dropped in order: the caller first.
+pub(crate) struct Front {
+    pub(crate) client: GatewayServiceClient<Outgoing>,
+    pub(crate) gateway: Running,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) inference: Inference,
+    pub(crate) safety: Safety,
+    pub(crate) processes: Processes,
+}
+
+pub(crate) struct Processes {
+    pub(crate) tokenizer: Running,
+    pub(crate) inference: Running,
+    pub(crate) safety: Running,
+}
+
+impl Front {
+    pub(crate) async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With these lines of configuration, once the gateway is ready.
+    pub(crate) async fn with(config: &str) -> Self {
+        let front = Self::starting(config);
+        front.gateway.context.health.serving().await;
+        front
+    }
+
+    /// With these lines of configuration, ready or not.
+    pub(crate) fn starting(config: &str) -> Self {
+        let (tokenizer, inference, safety) = (Tokenizer::default(), Inference::default(), Safety::default());
+        let processes = Processes {
+            tokenizer: double("tokenizer", tokenizer.services()),
+            inference: double("inference", inference.services()),
+            safety: double("safety", safety.services()),
+        };
+        let targets = Targets {
+            tokenizer: Target::Pipe(processes.tokenizer.connector.clone()),
+            inference: Target::Pipe(processes.inference.connector.clone()),
+            safety: Target::Pipe(processes.safety.connector.clone()),
+        };
+        let config = parse(config);
+        let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets));
+        let client = GatewayServiceClient::new(connect(&gateway));
+        Self { client, gateway, tokenizer, inference, safety, processes }
+    }
+
+    /// Asks, and waits until the answer begins.
+    pub(crate) async fn chat(&self, request: impl tonic::IntoRequest<ChatRequest>) -> Result<Answer, Status> {
+        let stream = self.client.clone().chat(request).await?.into_inner();
+        Ok(Answer { stream })
+    }
+
+    /// Asks in a task of its own: for tests that play the services' part meanwhile.
+    pub(crate) fn asking(&self, request: ChatRequest) -> JoinHandle<Result<Answer, Status>> {
+        let mut client = self.client.clone();
+        Tasks::default().spawn("asking", async move {
+            let stream = client.chat(request).await?.into_inner();
+            Ok(Answer { stream })
+        })
+    }
+}
+
+/// Each service must be named; where it is stands in the targets.
+fn parse(lines: &str) -> Config {
+    let services =
+        ["tokenizer", "inference", "safety"].map(|name| format!("[{name}]\naddress = \"http://pipe\"\n"));
+    config::parse(&format!("{}{lines}", services.concat()), &[]).unwrap()
+}
+
+fn connect(gateway: &Running) -> Outgoing {
+    let caller = Process::new("caller", RuntimeConfig::default()).context().clone();
+    let target = Target::Pipe(gateway.connector.clone());
+    client::connect(&caller, "gateway", target, &ClientConfig::default()).unwrap()
+}
+
+/// An answer as the caller reads it.
+pub(crate) struct Answer {
+    stream: Streaming<ChatResponse>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) started: Started,
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<TokenInfo>,
+    pub(crate) finished: Finished,
+}
+
+impl Answer {
+    /// The next event, or `None` after the last.
+    pub(crate) async fn event(&mut self) -> Result<Option<Event>, Status> {
+        Ok(self.stream.message().await?.map(|message| message.event.unwrap()))
+    }
+
+    /// Reads until this much text has come.
+    pub(crate) async fn text(&mut self, length: usize) -> String {
+        let mut text = String::new();
+        while text.len() < length {
+            match self.event().await.unwrap() {
+                Some(Event::Started(_)) => {}
+                Some(Event::Delta(delta)) => text.push_str(&delta.text),
+                other => panic!("{text:?}, then {other:?}"),
+            }
+        }
+        text
+    }
+
+    /// Reads to the end: the text that came, and the error that ended it.
+    pub(crate) async fn failure(mut self) -> (String, Status) {
+        let mut text = String::new();
+        loop {
+            match self.event().await {
+                Ok(Some(Event::Started(_))) => {}
+                Ok(Some(Event::Delta(delta))) => text.push_str(&delta.text),
+                Ok(other) => panic!("{text:?}, then {other:?} and no error"),
+                Err(status) => return (text, status),
+            }
+        }
+    }
+
+    /// Reads it all, and checks its shape.
+    pub(crate) async fn whole(mut self) -> Whole {
+        let Some(Event::Started(started)) = self.event().await.unwrap() else { panic!("no Started") };
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let finished = loop {
+            match self.event().await.unwrap() {
+                Some(Event::Delta(delta)) => {
+                    text.push_str(&delta.text);
+                    tokens.extend(delta.tokens);
+                }
+                Some(Event::Finished(finished)) => break finished,
+                other => panic!("{text:?}, then {other:?}"),
+            }
+        };
+        assert!(self.event().await.unwrap().is_none(), "something came after Finished");
+        Whole { started, text, tokens, finished }
+    }
+}
+
+/// A conversation of one message.
+pub(crate) fn ask(content: &str) -> ChatRequest {
+    let message =
+        ChatMessage { role: Role::User.into(), content: content.to_owned(), ..ChatMessage::default() };
+    ChatRequest { messages: vec![message], ..ChatRequest::default() }
+}
+
+/// The same, with options.
+pub(crate) fn ask_with(content: &str, options: GenerationOptions) -> ChatRequest {
+    ChatRequest { options: Some(options), ..ask(content) }
+}
+
+/// With this much time.
+pub(crate) fn within(time: Duration, request: ChatRequest) -> Request<ChatRequest> {
+    let mut request = Request::new(request);
+    request.set_timeout(time);
+    request
+}
+
+/// Waits until nothing moves any more: a paused clock goes on only when every task waits.
+pub(crate) async fn quiet() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}

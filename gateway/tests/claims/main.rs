@@ -1,0 +1,14 @@
+//! What the gateway promises, tried on the real gateway with scripted services behind it, all in one process over
+//! in-memory pipes. Clocks are paused: what these tests wait for are conditions, never time.
+
+mod doubles;
+mod front;
+
+mod admission;
+mod chat;
+mod embed;
+mod faults;
+mod readiness;
+mod screening;
+mod telemetry;
+mod validation;
