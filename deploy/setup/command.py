@@ -68,6 +68,8 @@ def environment(scratch: Path) -> dict[str, str]:
 
 
 def spoken(command: Sequence[str | Path]) -> str:
-    """The command as a person would name it: the program and its first words."""
-    words = [Path(command[0]).name, *map(str, command[1:])]
-    return " ".join(words[:4])
+    """The command as a person would name it: `pip download`, `go build`."""
+    words = [Path(word).name for word in command if not str(word).startswith("-")]
+    if words[0].startswith("python"):
+        words = words[1:]
+    return " ".join(words[:2])

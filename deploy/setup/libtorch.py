@@ -38,7 +38,7 @@ def step(root: Path) -> Step:
         inputs=(*pins, Path(__file__)),
         facts=("cuda" if cuda else "cpu",),
         make=lambda place, scratch: make(pins, place, scratch),
-        needs_mib=12_000 if cuda else 1_500,
+        needs_mib=8_000 if cuda else 1_500,
     )
 
 

@@ -11,14 +11,18 @@ HINT = (
     "A hash that does not match means that the download is damaged or not the file that was pinned; anything else is"
     " most likely the network or the disk. pip keeps whole downloads, so trying again continues."
 )
-# Platforms and Python for which the pins were made. Wheels that are only unpacked suit any Python here.
-WHEEL_PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_25_x86_64", "manylinux2014_x86_64", "manylinux_2_17_x86_64"]
+# Platforms of the pinned wheels: pip takes each by its very name. What is only unpacked suits any Python.
+WHEEL_PLATFORMS = [
+    "any",
+    *[f"manylinux_2_{glibc}_x86_64" for glibc in (28, 27, 25, 18, 17, 12, 5)],
+    *["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"],
+]
 
 
 def download(pins: Path, scratch: Path) -> list[Path]:
     """Downloads the pinned wheels into a scratch folder, without what they depend on."""
     folder = scratch / "wheels"
-    platforms = [word for name in [*WHEEL_PLATFORMS, "any"] for word in ("--platform", name)]
+    platforms = [word for name in WHEEL_PLATFORMS for word in ("--platform", name)]
     command = [
         *pip("download"),
         *["--no-deps", "--require-hashes", "--only-binary=:all:"],
