@@ -25,10 +25,10 @@ fn request(case: &GreedyCase, options: GenerationOptions) -> ChatRequest {
     ChatRequest { messages: messages.collect(), options: Some(options), ..Default::default() }
 }
 
-/// As the golden answers were made: 48 tokens, past the end tokens.
+/// As the golden answers were made: 48 tokens, none of which may be an end token.
 fn as_golden() -> GenerationOptions {
     let mut options = greedy(48);
-    options.stop.get_or_insert_default().ignore_eos = true;
+    options.stop.get_or_insert_default().min_tokens = Some(48);
     options
 }
 

@@ -11,7 +11,7 @@ pub struct Greedy {
     pub cases: Vec<GreedyCase>,
 }
 
-/// A conversation and how SmolLM2 goes on, greedily, in f32, past its end tokens.
+/// A conversation and how SmolLM2 goes on, greedily, in f32, where an end token is not allowed.
 #[derive(Clone, Debug, Deserialize)]
 pub struct GreedyCase {
     /// What was asked.
