@@ -3,7 +3,12 @@
 //! Map: one module a package (`proto/weft/<package>/v1`).
 //! Rule: only a crate's `grpc.rs` and the gateway's `outbound/` name these types.
 
-#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated from the .proto files, which carry the comments")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from the .proto files, which carry the comments"
+)]
 
 /// Words shared by several services.
 pub mod common {
