@@ -65,7 +65,8 @@ test-rust:
 	cargo test --workspace --locked
 
 test-python:
-	python3 -m unittest discover --start-directory deploy/setup/tests
+	python3 -m unittest deploy/setup/tests/test_setup.py
+	.weft/venv-setup/bin/python -m unittest deploy/setup/tests/test_model.py
 
 test-conformance:
 	$(PYTEST) tests/conformance/python
