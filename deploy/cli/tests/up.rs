@@ -56,6 +56,72 @@ fn a_missing_config_is_named() {
     assert!(said.contains("--config-dir"), "{said}");
 }
 
+/// Configs of the repository where `weft` looks for them, on ports that are free now.
+fn configs_on_free_ports(folder: &Path) -> PathBuf {
+    let configs = folder.join("deploy/config");
+    fs::create_dir_all(&configs).unwrap();
+    let repository = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../config"));
+    // All are held until all are found, or one would be found twice.
+    let held: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let mut free = held.iter().map(|listener| listener.local_addr().unwrap());
+    for service in ["gateway", "tokenizer", "inference", "safety"] {
+        let file = Path::new(service).with_extension("toml");
+        let mut config: toml::Table = fs::read_to_string(repository.join(&file)).unwrap().parse().unwrap();
+        let server = config["server"].as_table_mut().unwrap();
+        for key in ["listen", "admin"] {
+            server.insert(key.to_owned(), free.next().unwrap().to_string().into());
+        }
+        fs::write(configs.join(file), config.to_string()).unwrap();
+    }
+    fs::copy(repository.join("policy.toml"), configs.join("policy.toml")).unwrap();
+    configs
+}
+
+/// The services' executables stand beside `weft` once `cargo build --bins` has run, as `make test` does first.
+fn need_services() {
+    for service in ["gateway", "tokenizer", "inference", "safety"] {
+        let path = Path::new(env!("CARGO_BIN_EXE_weft")).with_file_name(format!("weft-{service}"));
+        assert!(path.is_file(), "{} is missing: run `cargo build --bins` first", path.display());
+    }
+}
+
+#[test]
+fn every_problem_of_every_config_is_named_and_nothing_is_started() {
+    need_services();
+    let folder = tempfile::tempdir().unwrap();
+    let configs = configs_on_free_ports(folder.path());
+    for service in ["safety", "gateway"] {
+        let path = configs.join(service).with_extension("toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}\n[drian]\nlimit = \"1s\"\n")).unwrap();
+    }
+    let output = weft(folder.path(), "up --run-dir run --no-jaeger");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(
+        said.contains("gateway.toml is not usable") && said.contains("safety.toml is not usable"),
+        "{said}"
+    );
+    assert_eq!(said.matches("did you mean `drain`?").count(), 2, "{said}");
+    assert!(!folder.path().join("run/tokenizer.pid").exists(), "{said}");
+}
+
+#[test]
+fn a_service_that_dies_while_starting_is_shown_with_its_log_and_the_others_are_stopped() {
+    need_services();
+    let folder = tempfile::tempdir().unwrap();
+    configs_on_free_ports(folder.path());
+    fs::create_dir(folder.path().join("no-model")).unwrap();
+    let output = weft(folder.path(), "up --run-dir run --no-jaeger --model no-model");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("exited with code 1") && said.contains("lines of run/"), "{said}");
+    assert!(said.contains("no-model"), "the log names what is missing: {said}");
+    let mut run = fs::read_dir(folder.path().join("run")).unwrap().map(|entry| entry.unwrap().path());
+    let left = run.find(|path| path.extension().is_some_and(|end| end == "pid"));
+    assert_eq!(left, None, "nobody may be left running: {said}");
+}
+
 #[test]
 fn stopping_what_does_not_run_is_no_error() {
     let folder = tempfile::tempdir().unwrap();

@@ -147,6 +147,11 @@ impl Running {
         Self { member, identity, child: None }
     }
 
+    /// Whether this command started it.
+    pub(crate) fn is_new(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Resolves when the process has ended, and says how.
     pub(crate) async fn exited(&mut self) -> String {
         if let Some(child) = &mut self.child {

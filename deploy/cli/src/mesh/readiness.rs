@@ -87,7 +87,9 @@ async fn one_ready(
 ) -> anyhow::Result<()> {
     let member = running.member;
     let name = member.name();
-    progress.borrow_mut().says(name, "starting");
+    if running.is_new() {
+        progress.borrow_mut().says(name, "starting");
+    }
     tokio::select! {
         exit = running.exited() => {
             progress.borrow_mut().failed(name, &exit);

@@ -110,10 +110,7 @@ impl RunDir {
     /// # Errors
     /// The folder cannot be written.
     pub(crate) fn forget(&self, member: Member) -> io::Result<()> {
-        match fs::remove_file(self.pid_file(member)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove(&self.pid_file(member))
     }
 
     /// The process of a member, if it runs.
@@ -150,6 +147,14 @@ impl RunDir {
         Ok(Some(state))
     }
 
+    /// Takes that word back, once nothing runs: where the mesh was is not where the next one will be.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub(crate) fn forget_state(&self) -> io::Result<()> {
+        if self.all_running().is_empty() { remove(&self.root.join("state.json")) } else { Ok(()) }
+    }
+
     /// Leaves word for other commands.
     ///
     /// # Errors
@@ -158,6 +163,14 @@ impl RunDir {
         let path = self.root.join("state.json");
         let text = serde_json::to_string_pretty(state)?;
         replace(&path, &text).with_context(|| format!("{} cannot be written", path.display()))
+    }
+}
+
+/// Removes a file that need not be there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -43,6 +43,8 @@ impl Stopping<'_> {
             let outcomes = join_all(now.into_iter().map(|running| self.stop_one(running))).await;
             killed.extend(outcomes.into_iter().flatten());
         }
+        // If the state stays, the next command is only told of a mesh that does not run.
+        let _ = self.run.forget_state();
         killed
     }
 

@@ -88,7 +88,8 @@ fn credit(nodes: &mut [Node<'_>]) {
 fn running_leaves(nodes: &[Node<'_>], time: u64) -> Vec<usize> {
     let runs = |index: &usize| nodes[*index].span.start <= time && time < nodes[*index].span.end();
     let running: Vec<usize> = (0..nodes.len()).filter(runs).collect();
-    let above: BTreeSet<usize> = running.iter().filter_map(|index| nodes[*index].parent).collect();
+    // All that stand above, not the next one alone: a parent may have ended before its children did.
+    let above: BTreeSet<usize> = running.iter().flat_map(|index| upwards(nodes, *index).skip(1)).collect();
     let leaves = running.into_iter().filter(|index| !above.contains(index));
     let (beside, ahead): (Vec<usize>, Vec<usize>) = leaves.partition(|index| streams_beside(nodes, *index));
     if ahead.is_empty() { beside } else { ahead }
@@ -96,8 +97,12 @@ fn running_leaves(nodes: &[Node<'_>], time: u64) -> Vec<usize> {
 
 /// Whether a span is, or is part of, a call that streams both ways: by Weft's naming these end in `Stream`.
 fn streams_beside(nodes: &[Node<'_>], index: usize) -> bool {
-    let chain = std::iter::successors(Some(index), |index| nodes[*index].parent);
-    chain.into_iter().any(|index| nodes[index].span.name.ends_with("Stream"))
+    upwards(nodes, index).any(|index| nodes[index].span.name.ends_with("Stream"))
+}
+
+/// A span and all that stand above it.
+fn upwards(nodes: &[Node<'_>], index: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(index), |index| nodes[*index].parent)
 }
 
 /// The credit of each service, largest first, in microseconds.

@@ -81,6 +81,16 @@ fn what_streams_beside_the_model_is_given_only_what_nobody_else_uses() {
 }
 
 #[test]
+fn a_child_that_outlives_its_parent_still_stands_for_all_above_it() {
+    // `generate` ends at 30 ms, the model below it at 90 ms.
+    let text =
+        CHAT.replace(r#""startTime":1010000,"duration":85000"#, r#""startTime":1010000,"duration":20000"#);
+    let trace = parse(&text).unwrap().remove(0);
+    let inference = by_service(&tree(&trace))[0];
+    assert_eq!(inference, ("weft-inference", 70_000.0));
+}
+
+#[test]
 fn a_ring_of_parents_is_shown_and_ends() {
     let text = CHAT.replace(r#""spanID":"client""#, r#""spanID":"b1""#);
     let trace = parse(&text).unwrap().remove(0);
