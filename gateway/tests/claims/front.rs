@@ -1,9 +1,13 @@
 //! The gateway under test, the doubles behind it, and a caller in front of it.
 
-use std::time::Duration;
+use std::{
+    task::{self, Poll},
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status, Streaming, body::Body};
+use tower::Service;
 use weft_gateway::{Config, Targets};
 use weft_proto::{
     common::v1::{ChatMessage, Role},
@@ -80,7 +84,7 @@ pub(crate) fn again(name: &'static str, dead: &Running, services: Services) -> R
 
 /// Everything. Fields are dropped in order: the caller first.
 pub(crate) struct Front {
-    pub(crate) client: GatewayServiceClient<Outgoing>,
+    pub(crate) client: GatewayServiceClient<Caller>,
     pub(crate) gateway: Running,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) inference: Inference,
@@ -133,12 +137,13 @@ impl Front {
 
     /// Asks in a task of its own: for tests that play the services' part meanwhile.
     pub(crate) fn asking(&self, request: ChatRequest) -> JoinHandle<Result<Answer, Status>> {
-        let mut client = self.client.clone();
-        Tasks::default().spawn("asking", async move {
-            let stream = client.chat(request).await?.into_inner();
-            Ok(Answer { stream })
-        })
+        Tasks::default().spawn("asking", open(self.client.clone(), request))
     }
+}
+
+async fn open(mut client: GatewayServiceClient<Caller>, request: ChatRequest) -> Result<Answer, Status> {
+    let stream = client.chat(request).await?.into_inner();
+    Ok(Answer { stream })
 }
 
 /// Each service must be named; where it is stands in the targets.
@@ -148,10 +153,29 @@ fn parse(lines: &str) -> Config {
     config::parse(&format!("{}{lines}", services.concat()), &[]).unwrap()
 }
 
-fn connect(gateway: &Running) -> Outgoing {
+/// The caller's connection under a name of its own: the compiler cannot see that a future over a boxed service with a
+/// boxed error may be sent to another thread.
+#[derive(Clone)]
+pub(crate) struct Caller(Outgoing);
+
+impl Service<http::Request<Body>> for Caller {
+    type Response = http::Response<Body>;
+    type Error = BoxError;
+    type Future = <Outgoing as Service<http::Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+fn connect(gateway: &Running) -> Caller {
     let caller = Process::new("caller", RuntimeConfig::default()).context().clone();
     let target = Target::Pipe(gateway.connector.clone());
-    client::connect(&caller, "gateway", target, &ClientConfig::default()).unwrap()
+    Caller(client::connect(&caller, "gateway", target, &ClientConfig::default()).unwrap())
 }
 
 /// An answer as the caller reads it.
