@@ -81,7 +81,7 @@ impl<M: Model + ?Sized> Engine<M> {
     /// One step: what arrived, who expired, a plan, a forward pass, the tokens.
     pub(crate) fn step(&mut self) -> Turn {
         let began = Instant::now();
-        if self.take_commands() == Turn::Stopped {
+        if self.take_commands(began) == Turn::Stopped {
             return Turn::Stopped;
         }
         self.drop_expired(began);
@@ -94,13 +94,16 @@ impl<M: Model + ?Sized> Engine<M> {
         Turn::Worked
     }
 
-    fn take_commands(&mut self) -> Turn {
+    fn take_commands(&mut self, now: Instant) -> Turn {
         while let Some(command) = self.inbox.next() {
             match command {
                 Command::Submit(sequence) => self.scheduler.enqueue(*sequence),
                 Command::Abort(rank) => {
                     if let Some(sequence) = self.scheduler.remove(rank) {
-                        self.let_go(sequence, None, Outcome::Aborted);
+                        // The deadline also ends the call, and that may come to our ears first.
+                        let expired = sequence.deadline.is_some_and(|deadline| deadline <= now);
+                        let outcome = if expired { Outcome::Expired } else { Outcome::Aborted };
+                        self.let_go(sequence, None, outcome);
                     }
                 }
                 Command::Stop => {

@@ -3,15 +3,15 @@
 use super::{
     SamplingParams,
     select::{Candidate, Selector},
+    survey::Survey,
     weights::{Weights, exp},
 };
 
 /// Below this a temperature means greedy: the quotients would leave f32's range anyway.
 const GREEDY_BELOW: f32 = 1e-5;
 
-/// How many candidates a search for the nucleus starts with, and by how much it grows: most nuclei are small.
-const FIRST_PREFIX: usize = 64;
-const PREFIX_GROWTH: usize = 8;
+/// Up to so many of the likeliest are found by selection. Most cuts keep far fewer; the rest are made by weight.
+const FEW: usize = 128;
 
 /// Why no token could be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,90 +29,100 @@ pub enum SamplingError {
 pub(super) struct Scratch {
     pub(super) weights: Weights,
     pub(super) selector: Selector,
-    pub(super) candidates: Vec<Candidate>,
     sums: Vec<f64>,
 }
 
 impl Scratch {
-    /// Chooses a token. `highest` is the highest of the logits; `draw` is asked for a number in `[0, 1)` unless the
-    /// choice is greedy.
+    /// Chooses a token. `draw` is asked for a number in `[0, 1)` unless the choice is greedy.
     pub(super) fn token(
         &mut self,
         logits: &[f32],
-        highest: f32,
+        survey: &Survey,
         params: &SamplingParams,
         draw: impl FnOnce() -> f64,
     ) -> Result<u32, SamplingError> {
-        if highest == f32::NEG_INFINITY {
+        if survey.highest() == f32::NEG_INFINITY {
             return Err(SamplingError::NothingPossible);
         }
         let chosen = if params.temperature < GREEDY_BELOW {
-            logits.iter().position(|logit| *logit == highest).map(|index| index as u32)
-        } else if params.top_k == 0 && params.top_p >= 1.0 {
-            self.among_all(logits, highest, params, draw())
+            survey.first_of_highest(logits).map(|index| index as u32)
+        } else if (1..=FEW).contains(&params.top_k) {
+            self.among_few(logits, survey, params, draw())
         } else {
-            self.among_likeliest(logits, highest, params, draw())
+            self.among_all(logits, survey, params, draw())
         };
         chosen.ok_or(SamplingError::NothingPossible)
     }
 
-    /// Among every token that min-p leaves.
-    fn among_all(&mut self, logits: &[f32], highest: f32, params: &SamplingParams, draw: f64) -> Option<u32> {
-        // The likeliest token's weight is 1, so min-p is a floor for the weights.
-        let total = self.weights.fill(logits, highest, params.temperature, params.min_p);
-        self.weights.pick(draw * total).map(|index| index as u32)
-    }
-
-    /// Among the likeliest tokens, as far as top-k, top-p and min-p reach.
-    fn among_likeliest(
+    /// Among a few likeliest tokens, which is where top-k cuts.
+    fn among_few(
         &mut self,
         logits: &[f32],
-        highest: f32,
+        survey: &Survey,
         params: &SamplingParams,
         draw: f64,
     ) -> Option<u32> {
-        let within_k = if params.top_k == 0 { logits.len() } else { params.top_k.min(logits.len()) };
-        let known_total = (params.top_k == 0 && params.top_p < 1.0)
-            .then(|| self.weights.fill(logits, highest, params.temperature, 0.0));
-        // With top-k the nucleus is one of the k likeliest, so all of them are needed for their sum.
-        let mut count = if known_total.is_some() { FIRST_PREFIX.min(within_k) } else { within_k };
-        loop {
-            self.selector.top(logits, count, &mut self.candidates);
-            self.sum_up(highest, params.temperature);
-            let total = known_total.or(self.sums.last().copied())?;
-            let reach = self.reach(params, total, highest);
-            if reach < count || count == within_k {
-                return self.pick_within(reach, draw);
+        let few = self.selector.top(logits, survey, params.top_k);
+        sum_up(few, survey.highest(), params.temperature, &mut self.sums);
+        pick(few, &self.sums, *self.sums.last()?, params, draw)
+    }
+
+    /// Among all tokens that top-k, top-p and min-p leave.
+    fn among_all(
+        &mut self,
+        logits: &[f32],
+        survey: &Survey,
+        params: &SamplingParams,
+        draw: f64,
+    ) -> Option<u32> {
+        self.weights.fill(logits, survey.highest(), params.temperature);
+        if params.top_k > 0 {
+            self.weights.keep_count(params.top_k);
+        }
+        if params.top_p < 1.0 {
+            let total = self.weights.total();
+            let few = self.selector.top(logits, survey, FEW);
+            sum_up(few, survey.highest(), params.temperature, &mut self.sums);
+            if self.sums.last().is_some_and(|sum| *sum >= f64::from(params.top_p) * total) {
+                return pick(few, &self.sums, total, params, draw);
             }
-            count = within_k.min(count * PREFIX_GROWTH);
+            self.weights.keep_mass(f64::from(params.top_p) * total);
         }
-    }
-
-    /// Running sums of the candidates' weights.
-    fn sum_up(&mut self, highest: f32, temperature: f32) {
-        self.sums.clear();
-        let mut sum = 0.0;
-        for candidate in &self.candidates {
-            sum += f64::from(exp((candidate.logit - highest) / temperature));
-            self.sums.push(sum);
+        if params.min_p > 0.0 {
+            // The likeliest token's weight is 1, so min-p is a floor for the weights.
+            self.weights.keep_above(params.min_p);
         }
+        self.weights.pick(draw * self.weights.total()).map(|index| index as u32)
     }
+}
 
-    /// How many of the candidates top-p and min-p keep; at least one.
-    fn reach(&self, params: &SamplingParams, total: f64, highest: f32) -> usize {
-        let mass = f64::from(params.top_p) * total;
-        let nucleus = self.sums.partition_point(|sum| *sum < mass) + 1;
-        let likely = self.candidates.partition_point(|candidate| {
-            exp((candidate.logit - highest) / params.temperature) >= params.min_p
-        });
-        nucleus.min(likely).clamp(1, self.candidates.len().max(1))
-    }
+/// Running sums of the candidates' weights.
+fn sum_up(candidates: &[Candidate], highest: f32, temperature: f32, sums: &mut Vec<f64>) {
+    let mut sum = 0.0;
+    sums.clear();
+    sums.extend(candidates.iter().map(|candidate| {
+        sum += f64::from(exp((candidate.logit - highest) / temperature));
+        sum
+    }));
+}
 
-    fn pick_within(&self, reach: usize, draw: f64) -> Option<u32> {
-        let sums = self.sums.get(..reach)?;
-        let target = draw * sums.last()?;
-        let last_possible = sums.partition_point(|sum| sum < sums.last().unwrap_or(&0.0));
-        let index = sums.partition_point(|sum| *sum <= target).min(last_possible);
-        self.candidates.get(index).map(|candidate| candidate.id)
-    }
+/// One of the candidates, as far as top-p (of `total`) and min-p reach.
+fn pick(
+    candidates: &[Candidate],
+    sums: &[f64],
+    total: f64,
+    params: &SamplingParams,
+    draw: f64,
+) -> Option<u32> {
+    let mass = f64::from(params.top_p) * total;
+    let nucleus = sums.partition_point(|sum| *sum < mass) + 1;
+    let highest = candidates.first()?.logit;
+    let weight = |candidate: &Candidate| exp((candidate.logit - highest) / params.temperature);
+    let likely = candidates.partition_point(|candidate| weight(candidate) >= params.min_p);
+    let kept = &sums[..nucleus.min(likely).clamp(1, sums.len())];
+    let whole = *kept.last()?;
+    // Rounding may carry the target to the very end, where tokens stand that add nothing.
+    let last_possible = kept.partition_point(|sum| *sum < whole);
+    let index = kept.partition_point(|sum| *sum <= draw * whole).min(last_possible);
+    candidates.get(index).map(|candidate| candidate.id)
 }

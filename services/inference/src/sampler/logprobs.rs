@@ -1,6 +1,6 @@
 //! How likely tokens were under the model's own distribution.
 
-use super::choose::Scratch;
+use super::{choose::Scratch, survey::Survey};
 
 /// Log-probabilities at one position.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,16 +11,14 @@ pub struct Logprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// The log-softmax of `logits`, of which `highest` is the highest, at `token` and at the `top` likeliest.
-pub(super) fn of(logits: &[f32], highest: f32, token: u32, top: usize, scratch: &mut Scratch) -> Logprobs {
-    let total = scratch.weights.fill(logits, highest, 1.0, 0.0);
-    let logprob = |logit: f32| (f64::from(logit - highest) - total.ln()) as f32;
-    scratch.candidates.clear();
-    if top > 0 {
-        scratch.selector.top(logits, top, &mut scratch.candidates);
-    }
+/// The log-softmax of `logits` at a token and at as many of the likeliest.
+pub(super) fn of(logits: &[f32], survey: &Survey, token: u32, top: usize, scratch: &mut Scratch) -> Logprobs {
+    scratch.weights.fill(logits, survey.highest(), 1.0);
+    let total = scratch.weights.total().ln();
+    let logprob = |logit: f32| (f64::from(logit - survey.highest()) - total) as f32;
+    let likeliest = if top > 0 { scratch.selector.top(logits, survey, top) } else { &[] };
     Logprobs {
         chosen: logprob(logits[token as usize]),
-        top: scratch.candidates.iter().map(|candidate| (candidate.id, logprob(candidate.logit))).collect(),
+        top: likeliest.iter().map(|candidate| (candidate.id, logprob(candidate.logit))).collect(),
     }
 }

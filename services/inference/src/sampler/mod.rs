@@ -1,8 +1,9 @@
 //! From logits to a token.
 //!
 //! Map: `params` (how a request wants its tokens chosen), `edits` (bias, penalties, forbidden ids: changes to single
-//! logits, undone afterwards), `select` (the likeliest k without sorting the rest), `weights` (exponentials, in
-//! lanes), `draws` (one seeded stream a sequence), `choose` (greedy, full and truncated sampling), `logprobs`.
+//! logits, undone afterwards), `survey` (one look at all logits), `select` (the likeliest few without sorting the
+//! rest), `weights` (exponentials of all, and cuts through them), `draws` (one seeded stream a sequence), `choose`
+//! (greedy, full and truncated sampling), `logprobs`.
 //!
 //! Rules:
 //! - The order is: bias, repetition penalty, frequency and presence penalty, forbidden ids, temperature, top-k, top-p,
@@ -18,6 +19,7 @@ mod edits;
 mod logprobs;
 mod params;
 mod select;
+mod survey;
 mod weights;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ pub use params::{Defaults, SamplingParams, SamplingRequest};
 use choose::Scratch;
 use draws::Draws;
 use edits::Edits;
+use survey::Survey;
 
 /// A token, and how likely it was where that was asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +71,10 @@ impl Chooser {
 #[derive(Debug, Default)]
 pub struct Sampler {
     edits: Edits,
+    /// Of the model's own logits.
+    survey: Survey,
+    /// Of the edited ones, where there are edits.
+    edited: Survey,
     scratch: Scratch,
 }
 
@@ -84,15 +91,19 @@ impl Sampler {
         forbidden: &[u32],
         position: usize,
     ) -> Result<Choice, SamplingError> {
-        let highest = weights::highest(logits).ok_or(SamplingError::NotANumber)?;
-        let edited = self.edits.apply(logits, &chooser.params, &chooser.said, forbidden);
-        let highest_edited = if edited { weights::highest(logits) } else { Some(highest) };
-        let highest_edited = highest_edited.ok_or(SamplingError::NotANumber)?;
-        let draw = || chooser.draws.at(position);
-        let token = self.scratch.token(logits, highest_edited, &chooser.params, draw)?;
+        if !self.survey.take(logits) {
+            return Err(SamplingError::NotANumber);
+        }
+        let survey = if self.edits.apply(logits, &chooser.params, &chooser.said, forbidden) {
+            self.edited.take(logits);
+            &self.edited
+        } else {
+            &self.survey
+        };
+        let token = self.scratch.token(logits, survey, &chooser.params, || chooser.draws.at(position))?;
         let logprobs = chooser.top_logprobs.map(|top| {
             self.edits.undo(logits);
-            logprobs::of(logits, highest, token, top, &mut self.scratch)
+            logprobs::of(logits, &self.survey, token, top, &mut self.scratch)
         });
         chooser.said.note(token);
         Ok(Choice { token, logprobs })

@@ -1,6 +1,8 @@
-//! The likeliest k without sorting the rest.
+//! The likeliest few without sorting the rest.
 
 use std::cmp::Ordering;
+
+use super::survey::Survey;
 
 /// A token that may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,46 +11,41 @@ pub(super) struct Candidate {
     pub(super) id: u32,
 }
 
-/// Logits whose maximum is kept, so that a search skips most of them.
-const CHUNK: usize = 64;
-
 /// Finds the likeliest tokens. Holds memory that is used again.
 #[derive(Debug, Default)]
 pub(super) struct Selector {
     maxima: Vec<f32>,
-    sorted_maxima: Vec<f32>,
+    found: Vec<Candidate>,
 }
 
 impl Selector {
-    /// Puts the `count` likeliest tokens into `found`, likeliest first, of equals the lowest id first.
+    /// The `count` likeliest tokens, likeliest first, of equals the lowest id first.
     ///
     /// At least `count` chunks have a maximum of at least the `count`-th largest maximum, so no token below it is
     /// among the likeliest `count`: only chunks that reach it are looked into.
-    pub(super) fn top(&mut self, logits: &[f32], count: usize, found: &mut Vec<Candidate>) {
-        self.maxima.clear();
-        self.maxima.extend(logits.chunks(CHUNK).map(maximum));
-        let floor = self.floor(count);
-        found.clear();
-        for (chunk, _) in self.maxima.iter().enumerate().filter(|(_, maximum)| **maximum >= floor) {
-            let start = chunk * CHUNK;
-            let end = logits.len().min(start + CHUNK);
-            let candidates = logits[start..end].iter().enumerate().filter(|(_, logit)| **logit >= floor);
-            found.extend(candidates.map(|(at, logit)| Candidate { logit: *logit, id: (start + at) as u32 }));
+    pub(super) fn top(&mut self, logits: &[f32], survey: &Survey, count: usize) -> &[Candidate] {
+        let floor = self.floor(survey.maxima(), count);
+        self.found.clear();
+        for (chunk, _) in survey.maxima().iter().enumerate().filter(|(_, maximum)| **maximum >= floor) {
+            let high = survey.chunk(chunk, logits).filter(|(_, logit)| *logit >= floor);
+            self.found.extend(high.map(|(id, logit)| Candidate { logit, id }));
         }
-        if count < found.len() {
-            found.select_nth_unstable_by(count, order);
-            found.truncate(count);
+        if count < self.found.len() {
+            self.found.select_nth_unstable_by(count, order);
+            self.found.truncate(count);
         }
-        found.sort_unstable_by(order);
+        self.found.sort_unstable_by(order);
+        &self.found
     }
 
     /// The `count`-th largest maximum, or -inf where there are fewer.
-    fn floor(&mut self, count: usize) -> f32 {
-        if count == 0 || count > self.maxima.len() {
+    fn floor(&mut self, maxima: &[f32], count: usize) -> f32 {
+        if count == 0 || count > maxima.len() {
             return f32::NEG_INFINITY;
         }
-        self.sorted_maxima.clone_from(&self.maxima);
-        let (_, floor, _) = self.sorted_maxima.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+        self.maxima.clear();
+        self.maxima.extend_from_slice(maxima);
+        let (_, floor, _) = self.maxima.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
         *floor
     }
 }
@@ -57,8 +54,4 @@ impl Selector {
 fn order(one: &Candidate, other: &Candidate) -> Ordering {
     // `partial_cmp`, not `total_cmp`: 0 and -0 are equals. Nothing here is not a number.
     other.logit.partial_cmp(&one.logit).unwrap_or(Ordering::Equal).then(one.id.cmp(&other.id))
-}
-
-fn maximum(values: &[f32]) -> f32 {
-    values.iter().fold(f32::NEG_INFINITY, |most, value| if *value > most { *value } else { most })
 }

@@ -4,6 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn sorted(ids: &[usize]) -> Vec<usize> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids
+}
+
 fn params() -> SamplingParams {
     SamplingParams {
         temperature: 1.0,
@@ -119,6 +125,8 @@ fn a_large_vocabulary_is_cut_where_the_formula_says() {
         SamplingParams { top_p: 0.9, ..params() },
         SamplingParams { top_p: 0.2, ..params() },
         SamplingParams { top_k: 100, top_p: 0.5, ..params() },
+        SamplingParams { top_k: 1000, ..params() },
+        SamplingParams { top_k: 1000, top_p: 0.9, min_p: 0.7, ..params() },
     ] {
         let possible = expected(&logits, &params);
         for position in 0..500 {
@@ -180,7 +188,7 @@ fn penalties_and_bias_change_the_logits_as_their_formulae_say() {
         1.0 / 2.0,                            // in the prompt: repetition only
         (2.5 + 0.5) / 2.0 - 2.0 * 0.25 - 0.5, // bias, then repetition, said twice
         -1.0,                                 // never seen
-        -1.0 * 2.0 - 0.25 - 0.5,              // said once, negative: multiplied
+        -2.0 - 0.25 - 0.5,                    // said once, negative: multiplied
         0.0,                                  // never seen
         4.0 - 1.0,                            // bias only
         f32::NEG_INFINITY,                    // forbidden
@@ -203,7 +211,7 @@ fn repetition_is_remembered_from_token_to_token() {
     let mut chooser = Chooser::new(params, None, &[]);
     let mut sampler = Sampler::default();
     let mut next =
-        |position| sampler.choose(&mut vec![1.0, 1.5, 0.8], &mut chooser, &[], position).unwrap().token;
+        |position| sampler.choose(&mut [1.0, 1.5, 0.8], &mut chooser, &[], position).unwrap().token;
     // 1.5, then 1.0 against 0.5, then 0.8 against 0.0 and 0.5, then 1.5 - 1 = 0.5 again.
     assert_eq!([next(0), next(1), next(2), next(3)], [1, 0, 2, 1]);
 }
@@ -276,10 +284,39 @@ proptest! {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap().then(a.cmp(b)));
         order.truncate(count);
-        let mut found = Vec::new();
-        select::Selector::default().top(&logits, count, &mut found);
+        let mut survey = Survey::default();
+        prop_assert!(survey.take(&logits));
+        let mut selector = select::Selector::default();
+        let found = selector.top(&logits, &survey, count);
         let ids: Vec<usize> = found.iter().map(|candidate| candidate.id as usize).collect();
         prop_assert_eq!(ids, order);
+    }
+
+    #[test]
+    fn a_cut_by_weight_equals_a_cut_of_the_sorted(
+        logits in prop::collection::vec((-20i8..20).prop_map(|logit| f32::from(logit) / 3.0), 1..400),
+        (count, share) in (1..450usize, 0.01f64..0.99),
+    ) {
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap().then(a.cmp(b)));
+        let weight = |id: &usize| f64::from(weights::exp(logits[*id] - highest));
+        let total: f64 = order.iter().map(weight).sum();
+
+        let mut by_count = weights::Weights::default();
+        by_count.fill(&logits, highest, 1.0);
+        by_count.keep_count(count);
+        prop_assert_eq!(by_count.kept(), sorted(&order[..count.min(order.len())]));
+
+        let mut by_mass = weights::Weights::default();
+        by_mass.fill(&logits, highest, 1.0);
+        by_mass.keep_mass(share * total);
+        let kept = by_mass.kept();
+        prop_assert_eq!(&kept, &sorted(&order[..kept.len()]), "the likeliest, and of equals the lowest ids");
+        let mass: f64 = order[..kept.len()].iter().map(weight).sum();
+        let without_last = mass - weight(&order[kept.len() - 1]);
+        prop_assert!(mass >= share * total - 1e-5 * total, "it reaches the share");
+        prop_assert!(without_last < share * total + 1e-5 * total, "no fewer would");
     }
 
     #[test]

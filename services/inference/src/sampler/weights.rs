@@ -3,44 +3,65 @@
 /// Elements that a pass takes at once.
 const LANES: usize = 16;
 
-/// The largest of the values, or `None` if one of them is not a number or is +inf.
-pub(super) fn highest(values: &[f32]) -> Option<f32> {
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    let mut usable = [1u32; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            let value = chunk[lane];
-            highest[lane] = if value > highest[lane] { value } else { highest[lane] };
-            // False of what is not a number, too.
-            usable[lane] &= u32::from(value < f32::INFINITY);
-        }
-    }
-    let all_usable = usable == [1; LANES] && rest.iter().all(|value| *value < f32::INFINITY);
-    all_usable.then(|| highest.iter().chain(rest).fold(f32::NEG_INFINITY, |most, value| most.max(*value)))
-}
+/// Weights that are summed together, so that a draw skips most of them.
+const CHUNK: usize = 64;
 
-/// The weights `exp((logit - highest) / temperature)` of all logits, with a sum for each chunk of them.
+/// The weights `exp((logit - highest) / temperature)` of all logits, from 0 to 1, with a sum for each chunk of them.
 #[derive(Debug, Default)]
 pub(super) struct Weights {
     each: Vec<f32>,
     chunk_sums: Vec<f32>,
+    radix: Radix,
 }
 
-/// Weights that are summed together, so that a draw skips most of them.
-const CHUNK: usize = 64;
-
 impl Weights {
-    /// Computes the weights; those below `floor` count as 0. Answers their sum.
-    pub(super) fn fill(&mut self, logits: &[f32], highest: f32, temperature: f32, floor: f32) -> f64 {
+    /// Computes all weights.
+    pub(super) fn fill(&mut self, logits: &[f32], highest: f32, temperature: f32) {
         self.each.clear();
-        self.each.extend(logits.iter().map(|logit| {
-            let weight = exp((logit - highest) / temperature);
-            if weight >= floor { weight } else { 0.0 }
-        }));
+        self.each.extend(logits.iter().map(|logit| exp((logit - highest) / temperature)));
+        self.sum_up();
+    }
+
+    /// The sum of the weights.
+    pub(super) fn total(&self) -> f64 {
+        self.chunk_sums.iter().map(|sum| f64::from(*sum)).sum()
+    }
+
+    /// Keeps the `count` largest weights, of equals those of the lowest ids; the others become 0.
+    pub(super) fn keep_count(&mut self, count: usize) {
+        self.keep(count as f64, |_| 1.0);
+    }
+
+    /// Keeps the fewest largest weights whose sum reaches `mass`; the others become 0.
+    pub(super) fn keep_mass(&mut self, mass: f64) {
+        self.keep(mass, f64::from);
+    }
+
+    /// Keeps the weights of at least `floor`; the others become 0.
+    pub(super) fn keep_above(&mut self, floor: f32) {
+        self.each.iter_mut().for_each(|weight| *weight = if *weight >= floor { *weight } else { 0.0 });
+        self.sum_up();
+    }
+
+    /// The indices of the weights that are not 0.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Vec<usize> {
+        (0..self.each.len()).filter(|index| self.each[*index] > 0.0).collect()
+    }
+
+    fn keep(&mut self, enough: f64, measure: impl Fn(f32) -> f64 + Copy) {
+        let mut last = self.radix.last_kept(&self.each, enough, measure);
+        for weight in &mut self.each {
+            let kept = *weight > last.weight || (*weight == last.weight && last.equals > 0);
+            last.equals -= usize::from(kept && *weight == last.weight);
+            *weight = if kept { *weight } else { 0.0 };
+        }
+        self.sum_up();
+    }
+
+    fn sum_up(&mut self) {
         self.chunk_sums.clear();
         self.chunk_sums.extend(self.each.chunks(CHUNK).map(sum));
-        self.chunk_sums.iter().map(|sum| f64::from(*sum)).sum()
     }
 
     /// The index at which the running sum of the weights passes `target`, which is below their total.
@@ -59,6 +80,53 @@ impl Weights {
         }
         // Rounding may carry the target past the end: the last token that is possible at all.
         self.each.iter().rposition(|weight| *weight > 0.0)
+    }
+}
+
+/// The smallest weight that is kept, and how many of those equal to it are.
+struct LastKept {
+    weight: f32,
+    equals: usize,
+}
+
+/// Finds a rank among weights without sorting them: by their bits, which order numbers that are not negative as their
+/// values do, ten at a time from the top.
+#[derive(Debug, Default)]
+struct Radix {
+    buckets: Vec<f64>,
+}
+
+impl Radix {
+    /// How far the weights' bits are shifted on each level.
+    const SHIFTS: [u32; 3] = [20, 10, 0];
+    /// Buckets of a level: ten bits, and the sign, which is always 0.
+    const BUCKETS: usize = 1 << 11;
+
+    /// Goes through the weights from the largest until their measures add up to `enough`.
+    fn last_kept(&mut self, weights: &[f32], enough: f64, measure: impl Fn(f32) -> f64) -> LastKept {
+        let mut prefix = 0u32;
+        let mut before = 0.0;
+        for (level, shift) in Self::SHIFTS.into_iter().enumerate() {
+            self.buckets.clear();
+            self.buckets.resize(Self::BUCKETS, 0.0);
+            for weight in weights {
+                let bits = weight.to_bits();
+                if level == 0 || bits >> (shift + 10) == prefix {
+                    let bucket = if level == 0 { bits >> shift } else { bits >> shift & 0x3ff };
+                    self.buckets[bucket as usize] += measure(*weight);
+                }
+            }
+            let mut bucket = Self::BUCKETS - 1;
+            while bucket > 0 && before + self.buckets[bucket] < enough {
+                before += self.buckets[bucket];
+                bucket -= 1;
+            }
+            prefix = prefix << 10 | bucket as u32;
+        }
+        let weight = f32::from_bits(prefix);
+        let missing = (enough - before) / measure(weight);
+        // At least one; where rounding leaves too little, all of them. Never more than fit a usize: it saturates.
+        LastKept { weight, equals: missing.ceil().max(1.0) as usize }
     }
 }
 
