@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -170,6 +171,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--weft", type=Path, default=ROOT / "target" / "release" / "weft", help="the executable")
     arguments = parser.parse_args()
+    # A polite kill stops the mesh, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     OUT.mkdir(parents=True, exist_ok=True)
     where = machine()
     transformers_turn = Transformers().tokens_per_second
