@@ -174,3 +174,58 @@ impl FromConfig for Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_runtime::config::parse;
+
+    use super::*;
+
+    const SERVICES: &str = r#"
+        [tokenizer]
+        address = "http://127.0.0.1:50061"
+        [inference]
+        address = "http://127.0.0.1:50062"
+        [safety]
+        address = "http://127.0.0.1:50063"
+    "#;
+
+    #[test]
+    fn the_commented_file_says_the_defaults() {
+        let file: Config = parse(include_str!("../../deploy/config/gateway.toml"), &[]).unwrap();
+        let defaults: Config = parse(SERVICES, &[]).unwrap();
+        assert_eq!(format!("{file:#?}"), format!("{defaults:#?}"));
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let lines = r#"
+            [admission]
+            max_in_flight = 0
+            [limits]
+            max_stop_strings = 17
+            [safety_filter]
+            default_policy = " "
+            [pipeline]
+            windows = 3
+            [retry]
+            budget_ratio = 2.0
+            [readiness]
+            interval = "1ms"
+        "#;
+        let problems = parse::<Config>(lines, &[]).unwrap_err().to_string();
+        for path in [
+            "tokenizer.address",
+            "inference.address",
+            "safety.address",
+            "admission.max_in_flight",
+            "limits.max_stop_strings",
+            "safety_filter.default_policy",
+            "pipeline.windows",
+            "retry.budget_ratio",
+            "readiness.interval",
+        ] {
+            assert!(problems.contains(path), "{path} is not in\n{problems}");
+        }
+    }
+}

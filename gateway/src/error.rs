@@ -1,10 +1,10 @@
 //! What can go wrong in the gateway, and the code that the caller sees for it.
 
-use std::fmt;
+use std::{collections::HashMap, fmt, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
-use weft_runtime::status;
+use weft_runtime::status::{self, code_name};
 
 /// A service behind the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,7 +33,7 @@ impl fmt::Display for Peer {
 
 /// A call to a service behind the gateway that did not succeed. Its field names are already those of our own API.
 #[derive(Debug, thiserror::Error)]
-#[error("{peer} answered {:?}: {}", .status.code(), .status.message())]
+#[error("{peer} answered {}: {}", code_name(.status.code()), .status.message())]
 pub(crate) struct Failure {
     /// Who answered, or did not.
     pub(crate) peer: Peer,
@@ -59,12 +59,10 @@ pub(crate) enum Error {
 
     /// There is no room for another request.
     #[error("{in_flight} requests are in flight and admission.max_in_flight = {limit}")]
-    Full { in_flight: usize, limit: usize, retry_after: std::time::Duration },
+    Full { in_flight: usize, limit: usize, retry_after: Duration },
 
     /// The tokenizer and inference do not serve the same vocabulary, so that ids would be misread.
-    #[error(
-        "the services do not fit together: tokenizer has the vocabulary {tokenizer}, inference was loaded with {inference}"
-    )]
+    #[error("the services do not fit together: tokenizer has vocabulary {tokenizer}, inference {inference}")]
     VocabularyMismatch { tokenizer: String, inference: String },
 
     /// A call to a service failed.
@@ -90,42 +88,34 @@ impl Error {
     }
 
     fn details(&self) -> ErrorDetails {
-        let info = |reason: &str, metadata: &[(&str, String)]| {
-            let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
-            ErrorDetails::with_error_info(
-                reason,
-                status::DOMAIN,
-                metadata.collect::<std::collections::HashMap<_, _>>(),
-            )
-        };
         match self {
             Self::Refused(status) => status.get_error_details(),
             Self::UnknownModel { model, served } => {
-                info("UNKNOWN_MODEL", &[("model", model.clone()), ("served", served.clone())])
+                info("UNKNOWN_MODEL", [("model", model.clone()), ("served", served.clone())])
             }
             Self::Blocked { inputs, categories } => {
-                info("CONTENT_FILTER", &[("inputs", inputs.clone()), ("categories", categories.clone())])
+                info("CONTENT_FILTER", [("inputs", inputs.clone()), ("categories", categories.clone())])
             }
             Self::Full { in_flight, limit, retry_after } => {
-                let mut details = info(
-                    "GATEWAY_FULL",
-                    &[
-                        ("knob", "admission.max_in_flight".to_owned()),
-                        ("value", limit.to_string()),
-                        ("in_flight", in_flight.to_string()),
-                    ],
-                );
+                let knob = ("knob", "admission.max_in_flight".to_owned());
+                let found = [knob, ("value", limit.to_string()), ("in_flight", in_flight.to_string())];
+                let mut details = info("GATEWAY_FULL", found);
                 details.set_retry_info(Some(*retry_after));
                 details
             }
-            Self::VocabularyMismatch { tokenizer, inference } => info(
-                "VOCABULARY_MISMATCH",
-                &[("tokenizer", tokenizer.clone()), ("inference", inference.clone())],
-            ),
+            Self::VocabularyMismatch { tokenizer, inference } => {
+                let found = [("tokenizer", tokenizer.clone()), ("inference", inference.clone())];
+                info("VOCABULARY_MISMATCH", found)
+            }
             Self::Upstream(failure) => failure.details(),
             Self::Broken { .. } => ErrorDetails::new(),
         }
     }
+}
+
+fn info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+    ErrorDetails::with_error_info(reason, status::DOMAIN, metadata)
 }
 
 impl Failure {
@@ -135,7 +125,7 @@ impl Failure {
         if upstream_code(self.status.code()) == Code::Unavailable {
             let (reason, mut metadata) = match details.error_info() {
                 Some(info) => (info.reason.clone(), info.metadata.clone()),
-                None => ("SERVICE_UNAVAILABLE".to_owned(), std::collections::HashMap::new()),
+                None => ("SERVICE_UNAVAILABLE".to_owned(), HashMap::new()),
             };
             metadata.insert("service".to_owned(), self.peer.name().to_owned());
             details.set_error_info(reason, status::DOMAIN, metadata);
@@ -171,10 +161,19 @@ fn upstream_code(code: Code) -> Code {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        match error.code() {
+        let code = error.code();
+        let message = match &error {
             // Opaque to the caller; the chain goes to the log.
-            Code::Internal => status::answer(Code::Internal, &error),
-            code => Self::with_error_details(code, error.to_string(), error.details()),
-        }
+            _ if code == Code::Internal => return status::answer(code, &error),
+            // What a service says of the request is said to the caller as it is; of its own troubles, with its name.
+            Error::Upstream(Failure { status, .. }) if !is_trouble(code) => status.message().to_owned(),
+            _ => error.to_string(),
+        };
+        Self::with_error_details(code, message, error.details())
     }
+}
+
+/// Whether a code tells of a service's own troubles, rather than of the request.
+fn is_trouble(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted)
 }

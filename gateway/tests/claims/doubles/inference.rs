@@ -1,9 +1,15 @@
 //! Inference whose every generation is played by the test.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc},
+    time::timeout,
+};
 use tonic::{Request, Response, Status, async_trait};
 use weft_proto::{
     common::v1::{FinishReason, Usage},
@@ -131,10 +137,9 @@ impl Call {
         self.reply.is_closed()
     }
 
-    /// A token if there is room for one without waiting.
-    pub(crate) fn try_token(&self, id: u32) -> bool {
-        let tokens = Tokens { tokens: vec![Token { id, logprob: None, top_logprobs: Vec::new() }] };
-        self.reply.try_send(Ok(GenerateResponse { event: Some(Event::Tokens(tokens)) })).is_ok()
+    /// Generates a token, and says whether anybody takes it: not within a second in which nothing else moves.
+    pub(crate) async fn takes(&mut self, id: u32) -> bool {
+        timeout(Duration::from_secs(1), self.tokens(&[id])).await.is_ok() && !self.is_dropped()
     }
 
     async fn send(&self, event: Event) {
