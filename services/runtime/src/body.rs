@@ -4,9 +4,10 @@
 //! the end. Admission, load, metrics and a span's status all need the same later moment, so it is found once, here.
 //!
 //! Map: [`observe`] (when and how it ended), [`until`] (end it with a status of ours), `amend` (change the status on
-//! its way).
+//! its way), `bounded` (no message larger than allowed).
 
 mod amend;
+mod bounded;
 #[cfg(test)]
 mod tests;
 mod until;
@@ -14,6 +15,7 @@ mod until;
 pub use until::until;
 
 pub(crate) use amend::amend;
+pub(crate) use bounded::bounded;
 pub(crate) use until::trailers;
 
 use std::{
@@ -23,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
 /// Something that wants to know how a response really ended. Dropped without a call to it only together with the
@@ -50,6 +52,10 @@ pub fn observe(response: Response<Body>, on_end: impl OnEnd) -> Response<Body> {
         return response;
     }
     let unsaid = code_for(response.status());
+    if response.body().is_end_stream() {
+        on_end.on_end(Some(unsaid));
+        return response;
+    }
     response.map(|inner| Body::new(Observed { inner, unsaid, on_end: Some(on_end) }))
 }
 

@@ -3,17 +3,25 @@
 //! A call takes its [`Deadline`](crate::Deadline) from the request's extensions (`deadline.spend(&mut request)`).
 //!
 //! Map: `channel` (the connection and its healing), `connect` (sockets, pipes, TLS), `received` (what a broken answer
-//! becomes).
+//! becomes), `tied` (dropping an answer ends its request), `replicas` (several of them as one), `breaker` (one that
+//! only fails is left alone), `dns` (who they are).
 
+mod breaker;
 mod channel;
 mod connect;
+mod dns;
 mod received;
+mod replicas;
+mod tied;
 
 use std::time::Duration;
 
-use tower::{Layer as _, ServiceBuilder, util::BoxCloneSyncService};
+use futures::Stream;
+use http::{Request, Response};
+use tonic::body::Body;
+use tower::{Layer as _, Service, ServiceBuilder, util::BoxCloneSyncService};
 
-use self::channel::Channel;
+use self::{channel::Channel, replicas::Replicas};
 use crate::{
     BoxError, Context,
     config::{FromConfig, Section, any, between, positive},
@@ -31,6 +39,17 @@ pub enum Target {
     Pipe(pipe::Connector),
 }
 
+impl Target {
+    /// Whether both are the same place.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Uri(one), Self::Uri(another)) => one == another,
+            (Self::Pipe(one), Self::Pipe(another)) => one.is(another),
+            _ => false,
+        }
+    }
+}
+
 /// How calls to a peer are made.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -44,6 +63,9 @@ pub struct ClientConfig {
     pub keepalive_timeout: Duration,
     /// `max_message_bytes`: the largest message that is read. Stubs pass it to `max_decoding_message_size`.
     pub max_message_bytes: usize,
+    /// `resolve_every`: how often the address's name is resolved anew, to balance calls over all replicas behind it.
+    /// Absent: the peer is one place.
+    pub resolve_every: Option<Duration>,
     /// `[….tls]`: must be there where the address is `https`, and only there.
     pub tls: Option<ClientTls>,
 }
@@ -65,6 +87,7 @@ impl Default for ClientConfig {
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            resolve_every: None,
             tls: None,
         }
     }
@@ -78,8 +101,14 @@ impl FromConfig for ClientConfig {
             keepalive_interval: section.value("keepalive_interval", KEEPALIVE_INTERVAL, positive()),
             keepalive_timeout: section.value("keepalive_timeout", KEEPALIVE_TIMEOUT, positive()),
             max_message_bytes: section.value("max_message_bytes", MAX_MESSAGE_BYTES, between(1024, 1 << 30)),
+            resolve_every: section.optional("resolve_every", positive()),
             tls: section.optional_section("tls"),
         };
+        if let (Some(every), Some(_)) = (config.resolve_every, &config.tls) {
+            let rule =
+                "must not be set beside a [tls]: replicas are called by address, certificates name hosts";
+            section.problem("resolve_every", humantime::format_duration(every), rule);
+        }
         match (config.address.scheme_str(), &config.tls) {
             (Some("https"), None) => {
                 section.problem("address", &config.address, "is https, so must have a [tls] beside it")
@@ -117,7 +146,34 @@ pub fn connect(
     target: Target,
     config: &ClientConfig,
 ) -> Result<Outgoing, BoxError> {
-    let channel = Channel::new(context, peer, target, config)?;
+    match (target, config.resolve_every) {
+        (Target::Uri(address), Some(every)) => {
+            Ok(connect_discovered(context, peer, dns::members(address, every), config))
+        }
+        (target, _) => Ok(layered(context, peer, Channel::new(context, peer, target, config)?)),
+    }
+}
+
+/// Balances calls over the replicas of `peer`. Each item of `members` is all of them; it is read by a task, whether
+/// there are calls or not.
+pub fn connect_discovered(
+    context: &Context,
+    peer: &'static str,
+    members: impl Stream<Item = Vec<Target>> + Send + 'static,
+    config: &ClientConfig,
+) -> Outgoing {
+    layered(context, peer, Replicas::discovered(context, peer, members, config))
+}
+
+fn layered<S>(context: &Context, peer: &'static str, connection: S) -> Outgoing
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
     let stack = ServiceBuilder::new()
         // tonic's stubs take any error; there is none.
         .map_err(|never: std::convert::Infallible| match never {})
@@ -128,5 +184,5 @@ pub fn connect(
         // Sends what is left; knocking counts too.
         .layer(around(deadline::Outgoing))
         .into_inner();
-    Ok(BoxCloneSyncService::new(stack.layer(channel)))
+    BoxCloneSyncService::new(stack.layer(connection))
 }

@@ -14,6 +14,7 @@ pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod drain;
+mod flow;
 pub mod health;
 pub mod layer;
 pub mod metrics;

@@ -79,6 +79,11 @@ impl Connector {
         Incoming { accepted }
     }
 
+    /// Whether both lead to the same place.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Opens a connection.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub mod reason {
     pub const STOPPING: &str = "STOPPING";
     /// The peer could not be reached, or the connection to it broke.
     pub const UNREACHABLE: &str = "UNREACHABLE";
+    /// The peer failed and did not say why.
+    pub const PEER: &str = "PEER";
     /// Time ran out.
     pub const DEADLINE: &str = "DEADLINE";
     /// A message is larger than `server.max_message_bytes`.

@@ -10,8 +10,6 @@ mod certificate;
 mod client;
 mod files;
 mod server;
-#[cfg(test)]
-mod tests;
 
 use std::{path::PathBuf, sync::Arc};
 

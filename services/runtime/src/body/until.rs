@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -38,19 +38,21 @@ impl http_body::Body for Until {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
-        // Asked second, so that an answer which is already there wins over an end at the same instant.
-        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
-            let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
-            if !more {
-                self.inner = None;
-            }
-            return Poll::Ready(frame);
+        if self.inner.is_none() {
+            return Poll::Ready(None);
         }
-        self.ended.as_mut().poll(cx).map(|status| {
+        // Asked first: a stream that always has a message ready ends in time too.
+        if let Poll::Ready(status) = self.ended.as_mut().poll(cx) {
             self.inner = None;
-            Some(trailers(&status).map(Frame::trailers))
-        })
+            return Poll::Ready(Some(trailers(&status).map(Frame::trailers)));
+        }
+        let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
+        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        if !more {
+            self.inner = None;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,20 +15,23 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, Uri, header::USER_AGENT};
-use hyper::client::conn::http2;
+use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::{
     ClientConfig, Target,
     connect::Way,
-    received::{Received, broken},
+    received::{Received, attributed, broken},
+    tied::tie,
 };
 use crate::{
-    BoxError,
+    BoxError, body,
     drain::{Drain, Phase},
+    flow,
     status::{self, chain, reason},
     task::{CallExecutor, Tasks},
 };
@@ -99,23 +102,33 @@ impl Service<Request<Body>> for Channel {
 impl Inner {
     async fn send(self: Arc<Self>, mut request: Request<Body>) -> Result<Response<Body>, Status> {
         self.address(&mut request);
+        let (parts, inner) = request.into_parts();
+        let (tied, wanted) = tie(inner);
+        let mut request = Request::from_parts(parts, tied);
+        let mut why = String::new();
         for _ in 1..=SENDS {
             let (number, attempt) = self.attempt();
             let mut sender = attempt.await.map_err(|why| self.unreachable(&why))?;
             let mut error = match sender.try_send_request(request).await {
-                Ok(response) => {
-                    let peer = self.peer;
-                    return Ok(response.map(|inner| Body::new(Received { inner, peer })));
-                }
+                Ok(response) => return Ok(self.received(response, wanted)),
                 Err(error) => error,
             };
+            let Some(unsent) = error.take_message() else { return Err(broken(self.peer, error.error())) };
+            request = unsent;
+            why = format!("it closes its connections: {}", chain(error.error()));
             self.forget(number);
-            match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => return Err(broken(self.peer, error.error())),
-            }
         }
-        Err(self.unreachable("it closes its connections"))
+        Err(self.unreachable(&why))
+    }
+
+    /// The answer, bounded, with a reason where it breaks.
+    fn received(&self, response: Response<Incoming>, wanted: DropGuard) -> Response<Body> {
+        let (peer, most) = (self.peer, self.config.max_message_bytes);
+        let body = |inner| {
+            let received = Received { inner, peer, _wanted: wanted };
+            body::bounded(Body::new(received), most, "max_message_bytes")
+        };
+        body::amend(response.map(body), move |status| attributed(peer, status))
     }
 
     /// Says whom a request is for and from whom.
@@ -167,6 +180,8 @@ impl Inner {
         let mut http2 = http2::Builder::new(CallExecutor(self.tasks.clone()));
         http2
             .timer(TokioTimer::new())
+            .initial_stream_window_size(flow::STREAM_WINDOW)
+            .initial_connection_window_size(flow::CONNECTION_WINDOW)
             .keep_alive_interval(self.config.keepalive_interval)
             .keep_alive_timeout(self.config.keepalive_timeout)
             .keep_alive_while_idle(true);

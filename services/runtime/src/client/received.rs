@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio_util::sync::DropGuard;
 use tonic::{Code, Status};
 
 use crate::status::{self, chain, reason};
@@ -17,6 +18,8 @@ use crate::status::{self, chain, reason};
 pub(super) struct Received {
     pub(super) inner: Incoming,
     pub(super) peer: &'static str,
+    /// Dropped with the body: then the request need not go on either.
+    pub(super) _wanted: DropGuard,
 }
 
 impl http_body::Body for Received {
@@ -64,4 +67,10 @@ fn code_of(reason: h2::Reason) -> Code {
         h2::Reason::INADEQUATE_SECURITY => Code::PermissionDenied,
         _ => Code::Internal,
     }
+}
+
+/// A peer's INTERNAL without details gets them: here it is known whose fault it is.
+pub(super) fn attributed(peer: &'static str, status: &Status) -> Option<Status> {
+    let bare = status.code() == Code::Internal && status.details().is_empty();
+    bare.then(|| status::with_reason(Code::Internal, reason::PEER, format!("{peer}: {}", status.message())))
 }

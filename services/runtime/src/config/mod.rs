@@ -37,5 +37,5 @@ pub trait FromConfig: Sized {
 /// All problems, one a line: path, value found, rule.
 pub fn parse<C: FromConfig>(text: &str, env: &[(&str, &str)]) -> Result<C, Problems> {
     let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    source::read(text, "the configuration", env).map(|(_, config)| config)
+    source::read(text, "the configuration", env, |_, _| {}).map(|(_, config)| config)
 }

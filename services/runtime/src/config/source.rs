@@ -1,12 +1,13 @@
 //! Where a configuration comes from: one file, overridden by the environment.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
-use super::{FromConfig, Problem, Problems, Section};
+use super::{FromConfig, Problem, Problems, Section, Value};
 use crate::process::RuntimeConfig;
 
 /// What an environment variable of ours starts with.
 const PREFIX: &str = "WEFT__";
+const LISTEN: &str = "server.listen";
 
 /// The overrides, by dotted lower-case path: `WEFT__SERVER__LISTEN` is `server.listen`.
 #[derive(Debug, Default)]
@@ -51,14 +52,24 @@ pub(crate) fn load<C: FromConfig>(
         let rule = format!("cannot be read: {error}");
         Problems::new(&name, vec![Problem { path: name.clone(), found: None, rule }])
     })?;
-    read(&text, &name, env)
+    read(&text, &name, env, needs_address)
 }
 
-/// Reads text and environment; `name` stands in the heading of the report.
+/// A process on sockets must have one. A mesh in one test process does without.
+fn needs_address(runtime: &RuntimeConfig, problems: &mut Vec<Problem>) {
+    // A wrong address has been reported already.
+    if runtime.server.listen.is_none() && problems.iter().all(|problem| problem.path != LISTEN) {
+        let rule = format!("is missing: must be {}", <SocketAddr as Value>::EXPECTED);
+        problems.push(Problem { path: LISTEN.to_owned(), found: None, rule });
+    }
+}
+
+/// Reads text and environment; `name` stands in the heading of the report, and `also` may add to it.
 pub(super) fn read<C: FromConfig>(
     text: &str,
     name: &str,
     env: impl IntoIterator<Item = (String, String)>,
+    also: impl FnOnce(&RuntimeConfig, &mut Vec<Problem>),
 ) -> Result<(RuntimeConfig, C), Problems> {
     let table =
         text.parse::<toml::Table>().map_err(|error| Problems::new(name, vec![not_toml(text, &error)]))?;
@@ -68,6 +79,7 @@ pub(super) fn read<C: FromConfig>(
     let runtime = RuntimeConfig::from_config(&mut root);
     let config = C::from_config(&mut root);
     root.finish();
+    also(&runtime, &mut problems);
     if problems.is_empty() { Ok((runtime, config)) } else { Err(Problems::new(name, problems)) }
 }
 

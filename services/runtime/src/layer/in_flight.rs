@@ -76,7 +76,11 @@ pub(crate) struct CountAndCancel {
 impl Around for CountAndCancel {
     async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
         let path = request.uri().path();
-        let here = (!method::is_housekeeping(path)).then(|| self.in_flight.enter(method::known(path)));
+        // Watches of health end by themselves when the process drains, and nobody waits for them.
+        if method::is_housekeeping(path) {
+            return next.run(request).await;
+        }
+        let here = self.in_flight.enter(method::known(path));
         let drain = self.drain.clone();
         let stopping = async move {
             drain.reached(Phase::Stopping).await;
@@ -88,10 +92,7 @@ impl Around for CountAndCancel {
             status = &mut stopping => return status.into_http(),
             response = next.run(request) => body::until(response, stopping),
         };
-        match here {
-            Some(here) => body::observe(response, here),
-            None => response,
-        }
+        body::observe(response, here)
     }
 }
 

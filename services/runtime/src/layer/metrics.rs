@@ -39,6 +39,11 @@ struct PeerOutcomeLabels {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplicasLabels {
+    peer: &'static str,
+}
+
 /// Calls that this process serves.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
@@ -52,6 +57,7 @@ pub(crate) struct Incoming {
 pub(crate) struct Outgoing {
     calls: Family<PeerOutcomeLabels, Counter>,
     seconds: Family<PeerLabels, Histogram, fn() -> Histogram>,
+    replicas: Family<ReplicasLabels, Gauge>,
 }
 
 /// Calls that this process makes to one peer.
@@ -106,14 +112,25 @@ impl Around for Incoming {
 
 impl Outgoing {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let this = Self { calls: Family::default(), seconds: Family::new_with_constructor(seconds) };
+        let this = Self {
+            calls: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+            replicas: Family::default(),
+        };
         metrics.register(|registry| {
             let help = "Calls made, by peer, method and code";
             registry.register("weft_rpc_client_calls", help, this.calls.clone());
             let help = "Seconds from sending a call to the end of its answer";
             registry.register("weft_rpc_client_call_duration_seconds", help, this.seconds.clone());
+            let help = "Replicas that calls to a peer are balanced over";
+            registry.register("weft_rpc_client_replicas", help, this.replicas.clone());
         });
         this
+    }
+
+    /// So many replicas of a peer are known.
+    pub(crate) fn replicas(&self, peer: &'static str, count: usize) {
+        self.replicas.get_or_create(&ReplicasLabels { peer }).set(count as i64);
     }
 }
 

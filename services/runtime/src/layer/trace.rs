@@ -97,8 +97,9 @@ pub(crate) fn record_deadline(deadline: Deadline) {
     }
 }
 
-fn millis(left: std::time::Duration) -> u64 {
-    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+/// As a span takes it: its numbers are i64, and what is not becomes text.
+fn millis(left: std::time::Duration) -> i64 {
+    i64::try_from(left.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs a call in its span and ends the span with the call.

@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use super::{Routes, ServerConfig};
 use crate::{
     drain::{Drain, Phase},
+    flow,
     metrics::{Metrics, Raised},
     pipe::Pipe,
     status::chain,
@@ -185,6 +186,8 @@ fn builder(config: &ServerConfig, tasks: &Tasks) -> http2::Builder<CallExecutor>
     let mut http2 = http2::Builder::new(CallExecutor(tasks.clone()));
     http2
         .timer(TokioTimer::new())
+        .initial_stream_window_size(flow::STREAM_WINDOW)
+        .initial_connection_window_size(flow::CONNECTION_WINDOW)
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_header_list_size(config.max_header_bytes)
         .keep_alive_interval(config.keepalive_interval)
