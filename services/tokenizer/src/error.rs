@@ -177,11 +177,75 @@ impl From<Error> for Status {
             | Error::OutOfFuel { .. }
             | Error::RenderedTooLong { .. }
             | Error::Inseparable(_)
-            | Error::NoMarker => violation("messages", &error.to_string()),
+            | Error::NoMarker => violation("messages", shortened(&mut error.to_string())),
             Error::NoChatTemplate => answer(Code::FailedPrecondition, &error),
             Error::Busy { .. } => unavailable("TOKENIZER_BUSY", error.to_string(), None),
             Error::Stopped => unavailable("TOKENIZER_STOPPED", error.to_string(), None),
             Error::Panicked | Error::Tokenizer(_) => answer(Code::Internal, &error),
         }
+    }
+}
+
+/// A status travels in headers, and a peer drops the connection when those grow beyond 16 kB. What a template raises
+/// may quote the whole conversation.
+const LONGEST: usize = 1000;
+
+fn shortened(sentence: &mut String) -> &str {
+    if sentence.len() > LONGEST {
+        sentence.truncate(sentence.floor_char_boundary(LONGEST));
+        sentence.push('…');
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_conversation_is_a_violation_of_its_messages() {
+        let status = Status::from(Error::Refused("roles must alternate".to_owned()));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_details_bad_request().unwrap();
+        assert_eq!(details.field_violations[0].field, "messages");
+        assert_eq!(
+            details.field_violations[0].description,
+            "are refused by the model's chat template: roles must alternate"
+        );
+    }
+
+    #[test]
+    fn what_a_template_raises_fits_in_the_headers() {
+        let status = Status::from(Error::Refused("日本".repeat(100_000)));
+        // As they travel: percent-encoded, and base64.
+        let bytes = status.message().len() * 3 + status.details().len() * 4 / 3;
+        assert!(bytes < 8 * 1024, "{bytes}");
+        assert!(
+            status.message().ends_with("本…") || status.message().ends_with("日…"),
+            "{}",
+            status.message()
+        );
+    }
+
+    #[test]
+    fn a_full_queue_may_be_tried_elsewhere() {
+        let status = Status::from(Error::Busy { queue: 8 });
+        assert!(weft_runtime::status::is_retryable(&status));
+        assert_eq!(status.get_details_error_info().unwrap().reason, "TOKENIZER_BUSY");
+        assert_eq!(status.message(), "all 8 places in the queue for CPU work are taken");
+    }
+
+    #[test]
+    fn a_model_without_a_template_is_no_mistake_of_the_fields() {
+        assert_eq!(Status::from(Error::NoChatTemplate).code(), Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_fault_of_ours_shows_an_id_and_nothing_else() {
+        let status = Status::from(Error::Tokenizer("secret".into()));
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("secret"), "{status:?}");
     }
 }

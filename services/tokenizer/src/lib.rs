@@ -37,7 +37,7 @@ pub async fn start(config: Config, context: Context) -> Result<Services, LoadErr
     let metrics = metrics::Metrics::register(&context.metrics);
     let pool = pool::Pool::start(&config.pool, metrics.pool.clone())?;
     let loading = config.tokenizer.clone();
-    // Reading a vocabulary takes a second or so: on the pool, so that the admin port answers meanwhile.
+    // Reading a vocabulary takes some hundred milliseconds, or a second for a large one: not on the reactor.
     let tokenizer = pool.run(move || Tokenizer::load(&loading)).await.map_err(LoadError::Pool)??;
     tracing::info!(
         folder = %config.tokenizer.folder.display(),

@@ -210,6 +210,16 @@ async fn every_problem_of_a_conversation_is_reported_at_once() {
 }
 
 #[tokio::test]
+async fn a_conversation_that_is_wrong_all_over_is_still_answered() {
+    let mut service = Service::start(&[]).await;
+    let refused =
+        service.encode_chat(vec![message(Role::Unspecified, ""); 4096], Vec::new()).await.unwrap_err();
+    let listed = violations(&refused);
+    assert_eq!((listed.len(), listed[15].0.as_str()), (17, "messages[15].role"));
+    assert_eq!(listed[16], ("messages".to_owned(), "and `tools` have 4080 more problems".to_owned()));
+}
+
+#[tokio::test]
 async fn ten_megabytes_are_refused_by_their_field() {
     let mut service = Service::start(&[]).await;
     let text = "a".repeat(10_000_000);

@@ -1,5 +1,7 @@
 //! DecodeStream: one text for each message, and one more at the end.
 
+use std::sync::Arc;
+
 use futures::{Stream, stream};
 use prometheus_client::metrics::gauge::Gauge;
 use tonic::{Status, Streaming};
@@ -50,10 +52,10 @@ impl Session {
     }
 
     /// A token or two are decoded here; a long message goes to the pool, and the text in the making with it.
-    async fn decode(mut self, token_ids: Vec<u32>, skip: bool) -> Result<(String, Self), Error> {
-        let tokenizer = self.shared.tokenizer.clone();
-        let mut detokenizer = std::mem::replace(&mut self.detokenizer, tokenizer.detokenizer());
+    async fn decode(self, token_ids: Vec<u32>, skip: bool) -> Result<(String, Self), Error> {
         let bytes = token_ids.len() * BYTES_PER_ID;
+        let tokenizer = Arc::clone(&self.shared.tokenizer);
+        let mut detokenizer = self.detokenizer;
         let work = move || {
             let text = detokenizer.push(tokenizer.tokens(&token_ids, skip))?;
             Ok::<_, Error>((text, detokenizer))

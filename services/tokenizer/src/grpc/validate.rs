@@ -36,109 +36,9 @@ pub(super) fn ids(ids: &[u32], earlier: usize, tokenizer: &Tokenizer, limits: &L
     violations.into_result()
 }
 
-/// A conversation, and how many bytes of text it holds.
-pub(super) fn conversation(
-    request: EncodeChatRequest,
-    limits: &Limits,
-) -> Result<(Conversation, usize), Status> {
+/// The sizes of a conversation, before anything in it is looked at closely; gives the bytes of all its texts.
+pub(super) fn sizes(request: &EncodeChatRequest, limits: &Limits) -> Result<usize, Status> {
     let mut violations = Violations::new();
-    let bytes = check_sizes(&request, limits, &mut violations);
-    // Beyond the limits nothing is looked at closely: the refusal must cost less than the request.
-    if !violations.is_empty() {
-        return violations.into_result().map(|()| (Conversation::default(), bytes));
-    }
-    let add_generation_prompt = request.add_generation_prompt.unwrap_or(true);
-    let messages = collect(request.messages, "messages", &mut violations, message);
-    let tools = collect(request.tools, "tools", &mut violations, tool);
-    violations.into_result()?;
-    Ok((Conversation { messages, tools, add_generation_prompt }, bytes))
-}
-
-/// Turns each item into its domain type, telling it its path: `messages[2]`.
-fn collect<W, T>(
-    items: Vec<W>,
-    field: &str,
-    violations: &mut Violations,
-    convert: impl Fn(W, &str, &mut Violations) -> T,
-) -> Vec<T> {
-    let with_path = items.into_iter().enumerate().map(|(index, item)| (item, format!("{field}[{index}]")));
-    with_path.map(|(item, path)| convert(item, &path, violations)).collect()
-}
-
-fn message(wire: ChatMessage, path: &str, violations: &mut Violations) -> Message {
-    let role = role(wire.role, path, violations);
-    violations.require(
-        wire.tool_calls.is_empty() || role == Role::Assistant,
-        &format!("{path}.tool_calls"),
-        || {
-            format!(
-                "are {} calls of {}; only ROLE_ASSISTANT makes calls",
-                wire.tool_calls.len(),
-                role.as_str()
-            )
-        },
-    );
-    violations.require(
-        wire.tool_call_id.is_none() || role == Role::Tool,
-        &format!("{path}.tool_call_id"),
-        || format!("is set for {}; only ROLE_TOOL answers a call", role.as_str()),
-    );
-    Message {
-        role,
-        content: wire.content,
-        name: wire.name,
-        tool_calls: collect(wire.tool_calls, &format!("{path}.tool_calls"), violations, tool_call),
-        tool_call_id: wire.tool_call_id,
-    }
-}
-
-/// A role that is none stands as the user's, in a request that is refused.
-fn role(role: i32, path: &str, violations: &mut Violations) -> Role {
-    let rule = "must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL";
-    match wire::Role::try_from(role) {
-        Ok(wire::Role::System) => return Role::System,
-        Ok(wire::Role::User) => return Role::User,
-        Ok(wire::Role::Assistant) => return Role::Assistant,
-        Ok(wire::Role::Tool) => return Role::Tool,
-        Ok(wire::Role::Unspecified) => violations.push(format!("{path}.role"), format!("is not set; {rule}")),
-        Err(_) => violations.push(format!("{path}.role"), format!("is {role}; {rule}")),
-    }
-    Role::User
-}
-
-fn tool_call(wire: wire::ToolCall, path: &str, violations: &mut Violations) -> ToolCall {
-    require_name(&wire.name, path, violations);
-    let arguments = object(&wire.arguments_json, &format!("{path}.arguments_json"), violations);
-    ToolCall { id: wire.id, name: wire.name, arguments }
-}
-
-fn tool(wire: wire::Tool, path: &str, violations: &mut Violations) -> Tool {
-    require_name(&wire.name, path, violations);
-    let parameters =
-        object(&wire.parameters_json_schema, &format!("{path}.parameters_json_schema"), violations);
-    Tool { name: wire.name, description: wire.description, parameters }
-}
-
-fn require_name(name: &str, path: &str, violations: &mut Violations) {
-    violations
-        .require(!name.is_empty(), &format!("{path}.name"), || "is empty; must name the tool".to_owned());
-}
-
-/// The JSON object in a text. The parser's own words tell where it stumbles and quote nothing.
-fn object(text: &str, field: &str, violations: &mut Violations) -> Map<String, Value> {
-    let found = match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => return object,
-        Ok(Value::Array(_)) => "is a list".to_owned(),
-        Ok(_) => "is a single value".to_owned(),
-        Err(_) if text.is_empty() => "is empty".to_owned(),
-        Err(error) => format!("is not JSON: {error}"),
-    };
-    violations.push(field, format!("{found}; must be a JSON object"));
-    Map::new()
-}
-
-/// Notes what is beyond the limits; gives the bytes of all texts.
-fn check_sizes(request: &EncodeChatRequest, limits: &Limits, violations: &mut Violations) -> usize {
     let (messages, tools) = (request.messages.len(), request.tools.len());
     violations.require(messages > 0, "messages", || "is empty; must hold at least one message".to_owned());
     violations.require(messages <= limits.max_messages, "messages", || {
@@ -152,13 +52,138 @@ fn check_sizes(request: &EncodeChatRequest, limits: &Limits, violations: &mut Vi
     let total = request.messages.iter().map(message_bytes).sum::<usize>()
         + request.tools.iter().map(tool_bytes).sum::<usize>();
     if let Some((index, bytes)) = longest {
-        require_at_most(violations, &format!("messages[{index}].content"), bytes, limits.max_text_bytes);
+        require_at_most(&mut violations, &format!("messages[{index}].content"), bytes, limits.max_text_bytes);
     } else if total > limits.max_text_bytes {
         let rule =
             format!("hold {total} bytes of text with `tools`; must be at most {}", limits.max_text_bytes);
         violations.push("messages", rule);
     }
-    total
+    violations.into_result().map(|()| total)
+}
+
+/// A conversation whose sizes are allowed.
+pub(super) fn conversation(request: EncodeChatRequest) -> Result<Conversation, Status> {
+    let mut problems = Problems::default();
+    let add_generation_prompt = request.add_generation_prompt.unwrap_or(true);
+    let messages = collect(request.messages, "messages", &mut problems, message);
+    let tools = collect(request.tools, "tools", &mut problems, tool);
+    problems.into_result()?;
+    Ok(Conversation { messages, tools, add_generation_prompt })
+}
+
+/// More problems than this in one conversation are one problem of the caller's; and all of 4096 messages' would not
+/// fit into the headers in which a status travels.
+const MOST_LISTED: usize = 16;
+
+/// The problems of a conversation.
+#[derive(Default)]
+struct Problems {
+    listed: Violations,
+    found: usize,
+}
+
+impl Problems {
+    fn push(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        self.found += 1;
+        if self.found <= MOST_LISTED {
+            self.listed.push(field, description);
+        }
+    }
+
+    fn require(&mut self, holds: bool, field: &str, description: impl FnOnce() -> String) {
+        if !holds {
+            self.push(field, description());
+        }
+    }
+
+    fn into_result(mut self) -> Result<(), Status> {
+        if let Some(more) = self.found.checked_sub(MOST_LISTED).filter(|more| *more > 0) {
+            self.listed.push("messages", format!("and `tools` have {more} more problems"));
+        }
+        self.listed.into_result()
+    }
+}
+
+/// Turns each item into its domain type, telling it its path: `messages[2]`.
+fn collect<W, T>(
+    items: Vec<W>,
+    field: &str,
+    problems: &mut Problems,
+    convert: impl Fn(W, &str, &mut Problems) -> T,
+) -> Vec<T> {
+    let with_path = items.into_iter().enumerate().map(|(index, item)| (item, format!("{field}[{index}]")));
+    with_path.map(|(item, path)| convert(item, &path, problems)).collect()
+}
+
+fn message(wire: ChatMessage, path: &str, problems: &mut Problems) -> Message {
+    let role = role(wire.role, path, problems);
+    problems.require(
+        wire.tool_calls.is_empty() || role == Role::Assistant,
+        &format!("{path}.tool_calls"),
+        || {
+            format!(
+                "are {} calls of {}; only ROLE_ASSISTANT makes calls",
+                wire.tool_calls.len(),
+                role.as_str()
+            )
+        },
+    );
+    problems.require(
+        wire.tool_call_id.is_none() || role == Role::Tool,
+        &format!("{path}.tool_call_id"),
+        || format!("is set for {}; only ROLE_TOOL answers a call", role.as_str()),
+    );
+    Message {
+        role,
+        content: wire.content,
+        name: wire.name,
+        tool_calls: collect(wire.tool_calls, &format!("{path}.tool_calls"), problems, tool_call),
+        tool_call_id: wire.tool_call_id,
+    }
+}
+
+/// A role that is none stands as the user's, in a request that is refused.
+fn role(role: i32, path: &str, problems: &mut Problems) -> Role {
+    let rule = "must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL";
+    match wire::Role::try_from(role) {
+        Ok(wire::Role::System) => return Role::System,
+        Ok(wire::Role::User) => return Role::User,
+        Ok(wire::Role::Assistant) => return Role::Assistant,
+        Ok(wire::Role::Tool) => return Role::Tool,
+        Ok(wire::Role::Unspecified) => problems.push(format!("{path}.role"), format!("is not set; {rule}")),
+        Err(_) => problems.push(format!("{path}.role"), format!("is {role}; {rule}")),
+    }
+    Role::User
+}
+
+fn tool_call(wire: wire::ToolCall, path: &str, problems: &mut Problems) -> ToolCall {
+    require_name(&wire.name, path, problems);
+    let arguments = object(&wire.arguments_json, &format!("{path}.arguments_json"), problems);
+    ToolCall { id: wire.id, name: wire.name, arguments }
+}
+
+fn tool(wire: wire::Tool, path: &str, problems: &mut Problems) -> Tool {
+    require_name(&wire.name, path, problems);
+    let parameters =
+        object(&wire.parameters_json_schema, &format!("{path}.parameters_json_schema"), problems);
+    Tool { name: wire.name, description: wire.description, parameters }
+}
+
+fn require_name(name: &str, path: &str, problems: &mut Problems) {
+    problems.require(!name.is_empty(), &format!("{path}.name"), || "is empty; must name the tool".to_owned());
+}
+
+/// The JSON object in a text. The parser's own words tell where it stumbles and quote nothing.
+fn object(text: &str, field: &str, problems: &mut Problems) -> Map<String, Value> {
+    let found = match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => return object,
+        Ok(Value::Array(_)) => "is a list".to_owned(),
+        Ok(_) => "is a single value".to_owned(),
+        Err(_) if text.is_empty() => "is empty".to_owned(),
+        Err(error) => format!("is not JSON: {error}"),
+    };
+    problems.push(field, format!("{found}; must be a JSON object"));
+    Map::new()
 }
 
 fn message_bytes(message: &ChatMessage) -> usize {

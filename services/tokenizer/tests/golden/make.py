@@ -199,7 +199,16 @@ def main(folder):
 
 
 def write(name, golden):
-    (HERE / name).write_text(json.dumps(golden, ensure_ascii=False, indent=1) + "\n")
+    """Writes each case on a line of its own, so that a change of one shows as one."""
+    entries = []
+    for key, value in golden.items():
+        shown = "[\n" + ",\n".join(map(dumps, value)) + "\n]" if isinstance(value, list) else dumps(value)
+        entries.append(f"{dumps(key)}: {shown}")
+    (HERE / name).write_text("{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def dumps(value):
+    return json.dumps(value, ensure_ascii=False)
 
 
 main(sys.argv[1])
