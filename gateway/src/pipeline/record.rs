@@ -95,8 +95,9 @@ impl Recorded {
 
     fn finished(&mut self, finished: &Finished) {
         let usage = finished.usage;
-        self.span.record("gen_ai.usage.input_tokens", usage.prompt);
-        self.span.record("gen_ai.usage.output_tokens", usage.completion);
+        // A span's numbers are i64: what is not becomes text.
+        self.span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt));
+        self.span.record("gen_ai.usage.output_tokens", i64::from(usage.completion));
         self.span.record("gen_ai.response.finish_reasons", finished.reason.name());
         if let Some(pace) = self.first.and_then(|first| pace(first.elapsed(), usage.completion)) {
             self.record.metrics.output_token.get_or_create(&self.record.work).observe(pace);

@@ -53,7 +53,7 @@ impl Timeline {
             parent: &self.call,
             "prefill",
             gen_ai.request.model = model,
-            gen_ai.usage.input_tokens = prompt_tokens,
+            gen_ai.usage.input_tokens = count(prompt_tokens),
         );
         Some(now - self.arrived)
     }
@@ -76,9 +76,9 @@ impl Timeline {
 
     /// Notes the end, and where the time went.
     pub(super) fn finish(&self, now: Instant, preemptions: u32, output: usize, reason: &str) -> Timings {
-        self.stage.record("gen_ai.usage.output_tokens", output);
+        self.stage.record("gen_ai.usage.output_tokens", count(output));
         self.stage.record("gen_ai.response.finish_reasons", reason);
-        self.stage.record("weft.preemptions", preemptions);
+        self.stage.record("weft.preemptions", i64::from(preemptions));
         let began = self.began.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
         Timings {
@@ -88,4 +88,9 @@ impl Timeline {
             preemptions,
         }
     }
+}
+
+/// A count as a span takes it: its numbers are i64, and what is not becomes text.
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
