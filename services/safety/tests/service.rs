@@ -197,7 +197,7 @@ async fn answers_come_before_the_stream_is_closed() {
         assert_eq!(answers.next().await.unwrap().unwrap().released, text);
     }
     service.metric("weft_safety_open_streams 1").await;
-    drop(answers);
+    drop((sender, answers));
     service.metric("weft_safety_open_streams 0").await;
 }
 
@@ -287,7 +287,7 @@ struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.0.lock().expect("no test panics while it logs").write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -308,6 +308,7 @@ async fn no_text_enters_the_log_or_a_span() {
     let log = Log::default();
     let spans = tracing_subscriber::fmt::layer()
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+        .with_ansi(false)
         .with_writer(log.clone());
     let subscriber = tracing_subscriber::registry()
         .with(spans)

@@ -88,7 +88,7 @@ pub(crate) enum Reach {
     /// As long as bytes are in the set.
     While(ByteSet),
     /// Up to and with the first match of this expression, which searches.
-    Until(Expression),
+    Until(Box<Expression>),
 }
 
 /// One kind of thing to look for, ready to run. Immutable and shared by all texts.
@@ -127,7 +127,7 @@ impl TryFrom<&Spec> for Detector {
             reach: match spec.tail {
                 Tail::None => Reach::Head,
                 Tail::While(set) => Reach::While(set),
-                Tail::Until(expression) => Reach::Until(Expression::searching(expression)?),
+                Tail::Until(expression) => Reach::Until(Box::new(Expression::searching(expression)?)),
             },
         })
     }

@@ -64,7 +64,6 @@ impl Order {
 
 impl Safety {
     /// Reads the fields that say what to do; `taken` bytes of text came before this text.
-    #[expect(clippy::result_large_err, reason = "a status is what gRPC handlers return")]
     fn order(&self, policy: &str, direction: i32, text: &str) -> Result<Order, Status> {
         let mut violations = Violations::new();
         let policies = self.policies.load();

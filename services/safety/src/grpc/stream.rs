@@ -15,7 +15,6 @@ use crate::{
 };
 
 /// The answers to a stream of texts. Nothing is read ahead: a message is taken when its answer is wanted.
-#[expect(clippy::result_large_err, reason = "a status is what gRPC handlers return")]
 pub(super) fn answers(
     shared: Safety,
     texts: Streaming<ScreenStreamRequest>,
@@ -117,7 +116,6 @@ struct Open {
 }
 
 impl Open {
-    #[expect(clippy::result_large_err, reason = "a status is what gRPC handlers return")]
     fn count(shared: &Safety) -> Result<Self, Status> {
         let most = shared.limits.max_streams;
         let full =

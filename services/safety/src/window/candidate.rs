@@ -30,11 +30,13 @@ pub(crate) enum Outcome {
     Decided(usize),
 }
 
-/// The text as far as it is known, and how much of a tail to hold.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a> {
+/// The text as far as it is known, and where findings go.
+#[derive(Debug)]
+pub(crate) struct Reading<'a> {
     pub(crate) held: &'a Held,
+    /// How many bytes of a tail are held before they become a finding of their own.
     pub(crate) longest_tail: usize,
+    pub(crate) hits: &'a mut Vec<Hit>,
 }
 
 impl Candidate {
@@ -53,23 +55,23 @@ impl Candidate {
     }
 
     /// Reads on until it is decided or the text ends.
-    pub(crate) fn read(&mut self, entry: &Entry, view: View<'_>, hits: &mut Vec<Hit>) -> Outcome {
+    pub(crate) fn read(&mut self, entry: &Entry, reading: &mut Reading<'_>) -> Outcome {
         if let Stage::Head(head) = &mut self.stage {
             let detector = &*entry.detector;
-            let Some(matched) = head.read(detector, view.held) else { return Outcome::Open };
-            let Some(found) = matched.and_then(|end| accept(detector, self.start..end, view.held)) else {
+            let Some(matched) = head.read(detector, reading.held) else { return Outcome::Open };
+            let Some(found) = matched.and_then(|end| accept(detector, self.start..end, reading.held)) else {
                 return Outcome::Decided(self.start + 1);
             };
             match (&detector.reach, entry.head_only) {
                 (Reach::Head, _) | (_, true) => {
-                    hits.push(entry.hit(found.clone()));
+                    reading.hits.push(entry.hit(found.clone()));
                     return Outcome::Decided(found.end);
                 }
                 (reach, false) => self.stage = Stage::Tail(Tail::new(&found, reach)),
             }
         }
         let Stage::Tail(tail) = &mut self.stage else { return Outcome::Open };
-        tail.read(entry, view, hits)
+        tail.read(entry, reading)
     }
 }
 
@@ -140,22 +142,22 @@ impl Tail {
         Self { from: found.start, at: found.end, state }
     }
 
-    fn read(&mut self, entry: &Entry, view: View<'_>, hits: &mut Vec<Hit>) -> Outcome {
-        while let Some(byte) = view.held.byte(self.at) {
+    fn read(&mut self, entry: &Entry, reading: &mut Reading<'_>) -> Outcome {
+        while let Some(byte) = reading.held.byte(self.at) {
             if self.ends_before(byte, &entry.detector.reach) {
-                hits.push(entry.hit(self.from..self.at));
+                reading.hits.push(entry.hit(self.from..self.at));
                 return Outcome::Decided(self.at);
             }
-            if self.at - self.from >= view.longest_tail && view.held.is_boundary(self.at) {
-                hits.push(entry.hit(self.from..self.at));
+            if self.at - self.from >= reading.longest_tail && reading.held.is_boundary(self.at) {
+                reading.hits.push(entry.hit(self.from..self.at));
                 self.from = self.at;
             }
             self.at += 1;
         }
-        if !view.held.is_complete() {
+        if !reading.held.is_complete() {
             return Outcome::Open;
         }
-        hits.push(entry.hit(self.from..self.at));
+        reading.hits.push(entry.hit(self.from..self.at));
         Outcome::Decided(self.at)
     }
 

@@ -20,7 +20,7 @@ mod terms;
 
 use std::sync::Arc;
 
-use self::{candidate::View, held::Held, release::Release, search::Search, terms::TermSearch};
+use self::{candidate::Reading, held::Held, release::Release, search::Search, terms::TermSearch};
 use crate::{program::Program, verdict::Verdict};
 
 /// Something that was found, before anything is done about it.
@@ -87,9 +87,10 @@ impl Window {
     }
 
     fn advance(&mut self) -> Verdict {
-        let view = View { held: &self.held, longest_tail: self.program.max_hold_bytes };
+        let longest_tail = self.program.max_hold_bytes;
+        let mut reading = Reading { held: &self.held, longest_tail, hits: &mut self.hits };
         for (search, bank) in self.searches.iter_mut().zip(&self.program.banks) {
-            search.read(bank, view, &mut self.hits);
+            search.read(bank, &mut reading);
         }
         let mut safe = self.searches.iter().map(Search::safe_point).fold(self.held.end(), usize::min);
         if let (Some(search), Some(terms)) = (&mut self.terms, &self.program.terms) {

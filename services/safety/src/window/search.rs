@@ -13,7 +13,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     Hit,
-    candidate::{Candidate, Outcome, View},
+    candidate::{Candidate, Outcome, Reading},
     held::Held,
 };
 use crate::detector::Detector;
@@ -101,14 +101,14 @@ impl Search {
     }
 
     /// Reads all text that is held and not read yet.
-    pub(crate) fn read(&mut self, bank: &Bank, view: View<'_>, hits: &mut Vec<Hit>) {
+    pub(crate) fn read(&mut self, bank: &Bank, reading: &mut Reading<'_>) {
         for i in bits(self.open) {
-            self.resume(i, bank, view, hits);
+            self.resume(i, bank, reading);
         }
-        while self.at < view.held.end() {
-            for i in bits(bank.beginning_at(self.at, view.held) & !self.open) {
+        while self.at < reading.held.end() {
+            for i in bits(bank.beginning_at(self.at, reading.held) & !self.open) {
                 if self.places[i].free_from <= self.at {
-                    self.begin(i, &bank.entries[i], view, hits, self.at);
+                    self.begin(i, &bank.entries[i], reading, self.at);
                 }
             }
             self.at += 1;
@@ -122,34 +122,27 @@ impl Search {
     }
 
     /// Goes on with an open try, then with the positions behind it that all others have passed meanwhile.
-    fn resume(&mut self, i: usize, bank: &Bank, view: View<'_>, hits: &mut Vec<Hit>) {
+    fn resume(&mut self, i: usize, bank: &Bank, reading: &mut Reading<'_>) {
         let Some(candidate) = self.places[i].open.take() else { return };
         self.open &= !(1 << i);
-        self.settle(i, candidate, &bank.entries[i], view, hits);
+        self.settle(i, candidate, &bank.entries[i], reading);
         while self.places[i].open.is_none() && self.places[i].free_from < self.at {
             let at = self.places[i].free_from;
-            if bank.beginning_at(at, view.held) >> i & 1 == 1 {
-                self.begin(i, &bank.entries[i], view, hits, at);
+            if bank.beginning_at(at, reading.held) >> i & 1 == 1 {
+                self.begin(i, &bank.entries[i], reading, at);
             } else {
                 self.places[i].free_from += 1;
             }
         }
     }
 
-    fn begin(&mut self, i: usize, entry: &Entry, view: View<'_>, hits: &mut Vec<Hit>, at: usize) {
-        let candidate = Candidate::new(at, &entry.detector.head, view.held);
-        self.settle(i, candidate, entry, view, hits);
+    fn begin(&mut self, i: usize, entry: &Entry, reading: &mut Reading<'_>, at: usize) {
+        let candidate = Candidate::new(at, &entry.detector.head, reading.held);
+        self.settle(i, candidate, entry, reading);
     }
 
-    fn settle(
-        &mut self,
-        i: usize,
-        mut candidate: Candidate,
-        entry: &Entry,
-        view: View<'_>,
-        hits: &mut Vec<Hit>,
-    ) {
-        match candidate.read(entry, view, hits) {
+    fn settle(&mut self, i: usize, mut candidate: Candidate, entry: &Entry, reading: &mut Reading<'_>) {
+        match candidate.read(entry, reading) {
             Outcome::Decided(free_from) => self.places[i].free_from = free_from,
             Outcome::Open => {
                 self.places[i].open = Some(candidate);

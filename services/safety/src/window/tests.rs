@@ -99,11 +99,11 @@ fn released(text: &str, verdict: &Verdict) -> String {
     out
 }
 
-/// Text with something to find in it, something that almost is, and everything between.
-fn texts() -> impl Strategy<Value = String> {
-    let planted: Vec<String> = [
+/// What is to be found. Tokens are put together here, so that no scanner of source code takes them for real ones.
+fn planted() -> Vec<String> {
+    let whole = [
         "ada@example.com",
-        "j\u{f6}rg@b\u{fc}cher.example",
+        "jörg@bücher.example",
         "+1 (415) 555-2671",
         "415-555-2671",
         "01 42 68 53 00",
@@ -119,69 +119,78 @@ fn texts() -> impl Strategy<Value = String> {
         "1A1zP1eP5QGefi2DMPTfTL5SLmv7DivfNa",
         "0xde0B295669a9FD93d5F28D9Ec85E40f4cb697BAe",
         "password = 'hunter22!x'",
-        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl",
         "falcon",
         "FALCON NINE",
-        "stra\u{df}e",
-        "\u{3c3}\u{3af}\u{3c3}\u{3c5}\u{3c6}\u{3bf}\u{3c2}",
+        "straße",
+        "σίσυφος",
         "NoW and",
         "ticket-12345",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl",
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ\n-----END PRIVATE KEY-----",
         "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQ",
-    ]
-    .map(str::to_owned)
-    .into_iter()
-    .chain([
-        ["gh", "p_16C7e42F292c6912E7710c838347Ae178B4a"].concat(),
-        ["AK", "IAIOSFODNN7EXAMPLE,wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"].concat(),
-        ["xox", "b-1234567890-q8Zr2LmP0xV7tK4wY9bN1cJ6"].concat(),
-    ])
-    .collect();
-    let prose = [
-        "the ",
-        "quick ",
-        "brown fox. ",
-        "In 2024, ",
-        "1.5 ",
-        "12:30 ",
-        "(see) ",
-        "x = y + 1; ",
-        "std::io ",
-        "na\u{ef}ve ",
-        "\u{65e5}\u{672c}\u{8a9e}",
-        "\u{1f469}\u{200d}\u{1f4bb}",
-        "e\u{301}",
-        "\n",
-        " ",
-        "-",
-        "+",
-        ".",
-        ",",
-        "@",
-        ":",
-        "_",
-        "0",
-        "4",
-        "a",
-        "A",
-        "eyJ",
-        "-----",
     ];
-    let near: Vec<String> = planted.clone();
+    let parts = [
+        ["gh", "p_16C7e42F292c6912E7710c838347Ae178B4a"],
+        ["AK", "IAIOSFODNN7EXAMPLE,wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"],
+        ["xox", "b-1234567890-q8Zr2LmP0xV7tK4wY9bN1cJ6"],
+    ];
+    whole.iter().map(|text| (*text).to_owned()).chain(parts.iter().map(|parts| parts.concat())).collect()
+}
+
+/// What stands between, much of it the start or the end of something.
+const PROSE: [&str; 30] = [
+    "the ",
+    "quick ",
+    "brown fox. ",
+    "In 2024, ",
+    "1.5 ",
+    "12:30 ",
+    "(see) ",
+    "x = y + 1; ",
+    "std::io ",
+    "naïve ",
+    "日本語",
+    "👩\u{200d}💻",
+    "e\u{301}",
+    "\n",
+    " ",
+    "-",
+    "+",
+    ".",
+    ",",
+    "@",
+    ":",
+    "_",
+    "0",
+    "4",
+    "a",
+    "A",
+    "eyJ",
+    "-----",
+    "é",
+    "xy",
+];
+
+/// The start or the end of a text, or the text with a character changed or doubled.
+fn nearly(text: &str, at: prop::sample::Index, how: u8) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let (before, after) = chars.split_at(at.index(chars.len()));
+    let middle: &[char] = match how {
+        0 => return before.iter().collect(),
+        1 => return after.iter().collect(),
+        2 => &['5'],
+        _ => &[after[0], after[0]],
+    };
+    before.iter().chain(middle).chain(&after[1..]).collect()
+}
+
+/// Text with something to find in it, something that almost is, and everything between.
+fn texts() -> impl Strategy<Value = String> {
+    let near = (select(planted()), any::<prop::sample::Index>(), 0..4u8);
     let piece = prop_oneof![
-        4 => select(prose.to_vec()).prop_map(str::to_owned),
-        2 => select(planted),
-        // A near miss: a start or an end of something, or something with a character changed.
-        2 => (select(near), any::<prop::sample::Index>(), 0..4).prop_map(|(text, at, how)| {
-            let chars: Vec<char> = text.chars().collect();
-            let i = at.index(chars.len());
-            match how {
-                0 => chars[..i].iter().collect(),
-                1 => chars[i..].iter().collect(),
-                2 => chars.iter().enumerate().map(|(j, c)| if i == j { '5' } else { *c }).collect(),
-                _ => chars.iter().enumerate().flat_map(|(j, c)| if i == j { vec![*c, *c] } else { vec![*c] }).collect::<String>(),
-            }
-        }),
+        4 => select(PROSE.to_vec()).prop_map(str::to_owned),
+        2 => select(planted()),
+        2 => near.prop_map(|(text, at, how)| nearly(&text, at, how)),
         1 => any::<String>(),
         1 => "[0-9a-fA-F:.@ +-]{0,30}",
     ];
@@ -204,7 +213,7 @@ fn directions() -> impl Strategy<Value = Direction> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_outcome_does_not_depend_on_the_cuts(text in texts(), cuts in cuts(), direction in directions()) {
@@ -336,7 +345,7 @@ fn terms_mind_case_words_and_scripts_as_the_policy_says() {
 
 #[test]
 fn hostile_texts_cost_time_in_proportion_to_their_length() {
-    let texts = [
+    let units = [
         "a",
         "1",
         "@",
@@ -355,20 +364,18 @@ fn hostile_texts_cost_time_in_proportion_to_their_length() {
         "http://a:",
         "::1",
         "+1",
+        "falco",
+        "a b",
+        "AKIA",
+        "1.",
+        "f:",
     ];
-    for unit in texts {
-        // Ten times the text may take a little more than ten times as long; quadratic would be a hundred times.
-        let time = |length: usize| {
-            let text = unit.repeat(length / unit.len());
-            let started = tokio::time::Instant::now();
-            screen(program(Direction::Completion), &text);
-            started.elapsed()
-        };
-        let (short, long) = ((0..3).map(|_| time(20_000)).min().unwrap(), time(400_000));
-        assert!(
-            long < short * 20 * 4 + std::time::Duration::from_millis(50),
-            "{unit:?}: {short:?} for 20 kB, {long:?} for 400 kB"
-        );
+    for unit in units {
+        let text = unit.repeat(400_000 / unit.len());
+        let started = tokio::time::Instant::now();
+        screen(program(Direction::Completion), &text);
+        // Takes some 20 ms. Were it quadratic, 400,000 squared steps would take minutes.
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{unit:?}: {:?}", started.elapsed());
     }
 }
 
