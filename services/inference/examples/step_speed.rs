@@ -1,0 +1,121 @@
+//! How fast a model folder steps on this machine, without scheduler, sampler or wire:
+//!
+//! ```text
+//! cargo run --release -p weft-inference --example step_speed -- models/smollm2-135m-instruct [auto|f32|bf16|f16] [threads]
+//! ```
+//!
+//! Decode steps are at about 160 tokens of context; each figure is the median of its runs.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use weft_inference::model::{
+    Batch, Model, SequenceRows, Wanted,
+    torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+};
+
+/// Positions of a block.
+const BLOCK: usize = 32;
+
+/// Blocks of one sequence: room for a prompt and the steps after it.
+const BLOCKS: usize = 20;
+
+/// Tokens in the cache before decode steps are timed.
+const CONTEXT: usize = 144;
+
+/// Timed decode steps.
+const STEPS: usize = 32;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16] [THREADS]")?;
+    let dtype = match arguments.next().as_deref() {
+        None | Some("auto") => DtypeChoice::Auto,
+        Some("f32") => DtypeChoice::F32,
+        Some("bf16") => DtypeChoice::BF16,
+        Some("f16") => DtypeChoice::F16,
+        Some(other) => return Err(format!("{other} is not a type of weights").into()),
+    };
+    let threads = arguments.next().map_or(Ok(0), |threads| threads.parse())?;
+    let start = Instant::now();
+    let mut model = load(&TorchConfig { folder: folder.into(), dtype, device: DeviceChoice::Auto, threads })?;
+    model.allocate_cache(32 * BLOCKS, BLOCK)?;
+    let mut out = io::stdout().lock();
+    let info = model.info();
+    writeln!(
+        out,
+        "{} {} on {}, loaded in {:.2?}",
+        info.architecture,
+        info.dtype,
+        info.device,
+        start.elapsed()
+    )?;
+    for rows in [1, 8, 32] {
+        let step = decode(&mut *model, rows)?.as_secs_f64();
+        writeln!(
+            out,
+            "decode {rows:>3} rows: {:>8.1} steps/s {:>8.1} tokens/s",
+            1.0 / step,
+            rows as f64 / step
+        )?;
+    }
+    let prefill = prefill(&mut *model, 512)?.as_secs_f64();
+    writeln!(out, "prefill 512 tokens: {:>6.1} ms  {:>8.1} tokens/s", 1e3 * prefill, 512.0 / prefill)?;
+    Ok(())
+}
+
+/// Median time of a step of `rows` sequences.
+fn decode(model: &mut dyn Model, rows: usize) -> Result<Duration, Box<dyn Error>> {
+    for sequence in 0..rows {
+        model.forward(&batch(&[sequence], 0..CONTEXT))?;
+    }
+    let sequences: Vec<usize> = (0..rows).collect();
+    let mut times = Vec::new();
+    for position in CONTEXT..CONTEXT + STEPS {
+        let batch = batch(&sequences, position..position + 1);
+        let start = Instant::now();
+        model.forward(&batch)?;
+        times.push(start.elapsed());
+    }
+    Ok(median(times))
+}
+
+/// Median time of a prompt of `tokens`.
+fn prefill(model: &mut dyn Model, tokens: usize) -> Result<Duration, Box<dyn Error>> {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let batch = batch(&[0], 0..tokens);
+        let start = Instant::now();
+        model.forward(&batch)?;
+        times.push(start.elapsed());
+    }
+    Ok(median(times))
+}
+
+/// The same positions of some sequences, each of which wants logits.
+fn batch(sequences: &[usize], positions: std::ops::Range<usize>) -> Batch {
+    let mut batch = Batch::default();
+    for sequence in sequences {
+        let first = batch.token_ids.len();
+        batch
+            .token_ids
+            .extend(positions.clone().map(|position| ((position * 31 + sequence * 17) % 100) as u32));
+        batch.positions.extend(positions.clone().map(|position| position as u32));
+        batch.sequences.push(SequenceRows {
+            rows: first..batch.token_ids.len(),
+            blocks: (0..BLOCKS).map(|block| (block * 32 + sequence) as u32).collect(),
+            context_len: positions.end,
+            output: Wanted::LastLogits,
+        });
+    }
+    batch
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
