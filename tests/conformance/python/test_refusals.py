@@ -99,7 +99,8 @@ def test_a_prompt_beyond_the_context_is_refused(gateway: GatewayServiceStub) -> 
 
 def test_ten_megabytes_are_refused_and_harm_nobody(gateway: GatewayServiceStub) -> None:
     error = refusal(gateway.Chat(ask("a" * 10_000_000), timeout=30))
-    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "10000000 bytes" in violations(error)["messages"]
     assert collect(gateway.Chat(ask("hello", max_tokens=2), timeout=30)).finished.usage.completion_tokens >= 1
 
 
