@@ -81,7 +81,7 @@ impl GatewayService for Gateway {
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
         let scope = scope(&request);
         let EmbedRequest { model, inputs } = request.into_inner();
-        parse::embed(&inputs, &self.limits)?;
+        parse::embed(&model, &inputs, &self.limits)?;
         let embedded = self.pipeline.embed(&scope, &model, inputs).await?;
         Ok(Response::new(answer::embedded(embedded)))
     }

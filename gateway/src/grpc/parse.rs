@@ -15,6 +15,9 @@ use crate::{
     request::{Ask, Conversation, Message, Prompt, Role, Tool, ToolCall},
 };
 
+/// The longest name of a model.
+const MAX_MODEL_BYTES: usize = 256;
+
 /// What is wrong with a request.
 #[derive(Debug, Default)]
 struct Faults {
@@ -27,6 +30,7 @@ struct Faults {
 /// Reads a request for Chat.
 pub(super) fn chat(request: wire::ChatRequest, limits: &Limits) -> Result<Ask, Error> {
     let mut faults = Faults::default();
+    faults.model(&request.model);
     let messages = messages(request.messages, limits, &mut faults);
     let tools = tools(request.tools, limits, &mut faults);
     let options = options::read(request.options.unwrap_or_default(), limits, &mut faults);
@@ -37,6 +41,7 @@ pub(super) fn chat(request: wire::ChatRequest, limits: &Limits) -> Result<Ask, E
 /// Reads a request for Complete.
 pub(super) fn complete(request: wire::CompleteRequest, limits: &Limits) -> Result<Ask, Error> {
     let mut faults = Faults::default();
+    faults.model(&request.model);
     faults.require(!request.prompt.is_empty(), "prompt", || {
         "is empty; must have at least one character".to_owned()
     });
@@ -45,9 +50,10 @@ pub(super) fn complete(request: wire::CompleteRequest, limits: &Limits) -> Resul
     faults.finish(Ask { model: request.model, prompt, options }, limits)
 }
 
-/// Checks the inputs of Embed.
-pub(super) fn embed(inputs: &[String], limits: &Limits) -> Result<(), Error> {
+/// Checks the model and the inputs of Embed.
+pub(super) fn embed(model: &str, inputs: &[String], limits: &Limits) -> Result<(), Error> {
     let mut faults = Faults::default();
+    faults.model(model);
     let (count, most) = (inputs.len(), limits.max_embed_inputs);
     faults.require((1..=most).contains(&count), "inputs", || {
         format!("has {count} texts; must have 1 to {most} (limits.max_embed_inputs)")
@@ -62,6 +68,7 @@ pub(super) fn embed(inputs: &[String], limits: &Limits) -> Result<(), Error> {
 /// Checks the name of a model that must be given.
 pub(super) fn model_name(name: &str) -> Result<(), Error> {
     let mut faults = Faults::default();
+    faults.model(name);
     faults.require(!name.is_empty(), "model", || "is empty; must be the name of a model".to_owned());
     faults.into_result()
 }
@@ -69,6 +76,14 @@ pub(super) fn model_name(name: &str) -> Result<(), Error> {
 impl Faults {
     fn require(&mut self, holds: bool, field: &str, description: impl FnOnce() -> String) {
         self.wrong.require(holds, field, description);
+    }
+
+    /// A name that is not served is repeated in the answer, which has to fit into a header.
+    fn model(&mut self, name: &str) {
+        let bytes = name.len();
+        self.require(bytes <= MAX_MODEL_BYTES, "model", || {
+            format!("has {bytes} bytes; must have at most {MAX_MODEL_BYTES}")
+        });
     }
 
     /// Notes a field that is set but not served yet.

@@ -89,8 +89,14 @@ impl Pipeline {
     }
 }
 
+/// Inputs that a refusal names; it has to fit into a header, so the rest is counted.
+const MOST_NAMED: usize = 16;
+
 fn blocked(texts: &[usize], findings: &Findings) -> Error {
-    let inputs: Vec<_> = texts.iter().map(|index| format!("inputs[{index}]")).collect();
-    let categories: Vec<_> = findings.keys().map(String::as_str).collect();
+    let mut inputs: Vec<_> = texts.iter().take(MOST_NAMED).map(|index| format!("inputs[{index}]")).collect();
+    if texts.len() > MOST_NAMED {
+        inputs.push(format!("and {} more", texts.len() - MOST_NAMED));
+    }
+    let categories: Vec<_> = findings.keys().take(MOST_NAMED).map(String::as_str).collect();
     Error::Blocked { inputs: inputs.join(", "), categories: categories.join(", ") }
 }

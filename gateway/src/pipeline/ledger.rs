@@ -41,7 +41,8 @@ impl Ledger {
     pub(super) fn find(&mut self, finding: &Finding) {
         self.findings += 1;
         if self.findings > MOST_FINDINGS {
-            self.redactions = vec![0..u64::MAX];
+            self.redactions.clear();
+            self.redactions.push(0..u64::MAX);
         } else if finding.action == Action::Redact {
             self.redactions.push(finding.start..finding.end);
         }

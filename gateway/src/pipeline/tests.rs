@@ -174,7 +174,7 @@ proptest! {
         window in 1_usize..5,
     ) {
         let whole = words.concat();
-        let (text, ids, finished) = answer(&words, &[stop.clone()], batch, window);
+        let (text, ids, finished) = answer(&words, std::slice::from_ref(&stop), batch, window);
         let cut = whole.find(&stop);
         prop_assert_eq!(text.as_str(), &whole[..cut.unwrap_or(whole.len())]);
         prop_assert_eq!(finished.stop_string, cut.map(|_| stop.clone()));

@@ -9,7 +9,7 @@ use weft_runtime::status::{unavailable, with_reason};
 
 use crate::{
     doubles::inference::{Call, refusal},
-    front::{Answer, Front, again, ask, quiet, within},
+    front::{Answer, Front, again, ask, within},
 };
 
 /// An answer whose first words have been read.

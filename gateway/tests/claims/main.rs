@@ -1,6 +1,8 @@
 //! What the gateway promises, tried on the real gateway with scripted services behind it, all in one process over
 //! in-memory pipes. Clocks are paused: what these tests wait for are conditions, never time.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test, and says where")]
+
 mod doubles;
 mod front;
 

@@ -21,32 +21,19 @@ async fn refused(front: &Front, request: ChatRequest) -> Status {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_that_is_wrong_is_named_at_once() {
+async fn all_that_is_wrong_with_messages_and_sampling_is_named_at_once() {
     let front = Front::new().await;
-    let options = GenerationOptions {
-        sampling: Some(SamplingParams {
-            temperature: Some(f32::NAN),
-            top_p: Some(0.0),
-            min_p: Some(-0.1),
-            repetition_penalty: Some(0.0),
-            frequency_penalty: Some(2.5),
-            presence_penalty: Some(f32::NEG_INFINITY),
-            logit_bias: [(3, 101.0)].into(),
-            ..SamplingParams::default()
-        }),
-        stop: Some(StopConditions {
-            max_tokens: Some(2),
-            min_tokens: Some(3),
-            stop_token_ids: vec![1; 65],
-            ignore_eos: false,
-        }),
-        stop_strings: vec![String::new(), "x".repeat(257)],
-        top_logprobs: Some(21),
-        priority: Some(101),
-        n: Some(0),
-        safety_policy: Some(String::new()),
-        ..GenerationOptions::default()
+    let sampling = SamplingParams {
+        temperature: Some(f32::NAN),
+        top_p: Some(0.0),
+        min_p: Some(-0.1),
+        repetition_penalty: Some(0.0),
+        frequency_penalty: Some(2.5),
+        presence_penalty: Some(f32::NEG_INFINITY),
+        logit_bias: [(3, 101.0)].into(),
+        ..SamplingParams::default()
     };
+    let options = GenerationOptions { sampling: Some(sampling), ..GenerationOptions::default() };
     let mut request = ask_with("", options);
     request.messages.push(ChatMessage {
         role: 17,
@@ -69,6 +56,32 @@ async fn everything_that_is_wrong_is_named_at_once() {
         "options.sampling.frequency_penalty",
         "options.sampling.presence_penalty",
         "options.sampling.logit_bias[3]",
+    ];
+    assert_eq!(fields(&status), expected);
+    assert!(status.message().contains("`options.sampling.temperature` is NaN; must be from 0 to 100"));
+    assert!(!front.inference.has_call().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_wrong_with_the_other_options_is_named_at_once() {
+    let front = Front::new().await;
+    let options = GenerationOptions {
+        stop: Some(StopConditions {
+            max_tokens: Some(2),
+            min_tokens: Some(3),
+            stop_token_ids: vec![1; 65],
+            ignore_eos: false,
+        }),
+        stop_strings: vec![String::new(), "x".repeat(257)],
+        top_logprobs: Some(21),
+        priority: Some(101),
+        n: Some(0),
+        safety_policy: Some(String::new()),
+        ..GenerationOptions::default()
+    };
+    let request = ChatRequest { model: "m".repeat(257), ..ask_with("hi", options) };
+    let expected = [
+        "model",
         "options.stop.min_tokens",
         "options.stop.stop_token_ids",
         "options.stop_strings[0]",
@@ -78,9 +91,17 @@ async fn everything_that_is_wrong_is_named_at_once() {
         "options.n",
         "options.safety_policy",
     ];
-    assert_eq!(fields(&status), expected);
-    assert!(status.message().contains("`options.sampling.temperature` is NaN; must be from 0 to 100"));
-    assert!(!front.inference.has_call().await);
+    assert_eq!(fields(&refused(&front, request).await), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_mistakes_still_make_an_answer() {
+    let front = Front::new().await;
+    let mut request = ask("hi");
+    request.messages = vec![ChatMessage { role: 99, ..ChatMessage::default() }; 1_000];
+    assert!(fields(&refused(&front, request).await).len() >= 10);
+    let long = ChatRequest { model: "é".repeat(128), ..ask("hi") };
+    assert_eq!(refused(&front, long).await.code(), Code::NotFound);
 }
 
 #[tokio::test(start_paused = true)]
