@@ -1,7 +1,8 @@
-//! Keys and values of one layer, in blocks.
+//! Keys and values of one layer, in blocks of tiles.
 //!
-//! In a block, the keys of a head stand by dimension, so that one load brings the same dimension of sixteen positions and a
-//! score needs no sum across lanes; the values stand by position, so that one load brings sixteen dimensions.
+//! A tile is two by sixteen values: of a head's keys, two dimensions of sixteen positions, so that a score needs no sum
+//! across lanes; of its values, two positions of sixteen dimensions. In bf16 the two stand side by side, which is what the
+//! machine widens fastest.
 
 use half::{bf16, f16};
 
@@ -56,14 +57,24 @@ impl Geometry {
         self.head_dim.next_multiple_of(WIDTH)
     }
 
-    /// Index of the first key of a head in a block; dimension `d` of slot `s` is at `d * slots + s` from there.
+    /// Index of a head's first key tile in a block.
     pub(super) fn keys_at(&self, block: usize, head: usize) -> usize {
         (block * self.kv_heads + head) * self.head_dim * self.slots()
     }
 
-    /// Index of the first value of a head in a block; dimension `d` of slot `s` is at `s * value_width + d` from there.
+    /// Index of a head's first value tile in a block.
     pub(super) fn values_at(&self, block: usize, head: usize) -> usize {
-        (block * self.kv_heads + head) * self.block_size * self.value_width()
+        (block * self.kv_heads + head) * self.slots() * self.value_width()
+    }
+
+    /// From a head's first key tile to the tile of dimensions `2 * pair` and `2 * pair + 1` at slots from `slot` on.
+    pub(super) fn key_tile(&self, pair: usize, slot: usize) -> usize {
+        (pair * self.slots() + slot / WIDTH * WIDTH) * 2
+    }
+
+    /// From a head's first value tile to the tile of slots `2 * pair` and `2 * pair + 1` at dimensions from `dim` on.
+    pub(super) fn value_tile(&self, pair: usize, dim: usize) -> usize {
+        (pair * self.value_width() + dim / WIDTH * WIDTH) * 2
     }
 }
 
@@ -129,11 +140,13 @@ impl<T: Plain> Pages<T> {
 pub(super) trait Element: Plain {
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
-    /// Reads and widens sixteen values.
+    /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
+    fn place(row: usize, lane: usize) -> usize;
+    /// Reads and widens the two rows of a tile.
     ///
     /// # Safety
-    /// As for [`Lanes`].
-    unsafe fn load<L: Lanes>(from: *const Self) -> L;
+    /// As for [`Lanes`]; `tile` is valid for two times sixteen elements.
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2];
 }
 
 impl Element for f32 {
@@ -142,21 +155,13 @@ impl Element for f32 {
         value
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load(from) }
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
+    fn place(row: usize, lane: usize) -> usize {
+        row * WIDTH + lane
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
         // SAFETY: passed on to the caller.
-        unsafe { L::load_bf16(from) }
+        unsafe { [L::load(tile), L::load(tile.add(WIDTH))] }
     }
 }
 
@@ -166,8 +171,28 @@ impl Element for f16 {
         Self::from_f32(value)
     }
     #[inline(always)]
-    unsafe fn load<L: Lanes>(from: *const Self) -> L {
+    fn place(row: usize, lane: usize) -> usize {
+        row * WIDTH + lane
+    }
+    #[inline(always)]
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
         // SAFETY: passed on to the caller.
-        unsafe { L::load_f16(from) }
+        unsafe { [L::load_f16(tile), L::load_f16(tile.add(WIDTH))] }
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    #[inline(always)]
+    fn place(row: usize, lane: usize) -> usize {
+        2 * lane + row
+    }
+    #[inline(always)]
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
+        // SAFETY: passed on to the caller; a tile is sixteen pairs.
+        unsafe { L::split(L::load_pairs(tile.cast())) }
     }
 }

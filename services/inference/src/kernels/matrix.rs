@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::{
     Cpu,
-    buffer::{Buffer, OutOfMemory, Plain},
+    buffer::{Arena, Buffer, OutOfMemory, Plain},
     isa::Kernel,
     lanes::{Lanes, Pair, WIDTH},
     shared::SharedMut,
@@ -69,6 +69,7 @@ impl Matrix {
         weights: Weights<'_>,
         outputs: usize,
         bias: Option<Vec<f32>>,
+        arena: &mut Arena,
     ) -> Result<Self, OutOfMemory> {
         let len = match weights {
             Weights::F32(values) => values.len(),
@@ -79,9 +80,9 @@ impl Matrix {
         assert_eq!(inputs * outputs, len, "weights are a matrix");
         assert!(bias.as_ref().is_none_or(|bias| bias.len() == outputs), "one bias an output");
         let panels = match weights {
-            Weights::F32(values) => Panels::F32(pack(values, inputs)?),
-            Weights::F16(values) => Panels::F16(pack(values, inputs)?),
-            Weights::Bf16(values) => Panels::Bf16(pack_pairs(values, inputs)?),
+            Weights::F32(values) => Panels::F32(pack(values, inputs, arena)?),
+            Weights::F16(values) => Panels::F16(pack(values, inputs, arena)?),
+            Weights::Bf16(values) => Panels::Bf16(pack_pairs(values, inputs, arena)?),
         };
         Ok(Self { outputs, inputs, panels, bias })
     }
@@ -114,9 +115,9 @@ impl Matrix {
 }
 
 /// `[panel][input][output of the panel]`, zeroes where the last panel has no outputs.
-fn pack<T: Plain>(weights: &[T], inputs: usize) -> Result<Buffer<T>, OutOfMemory> {
+fn pack<T: Plain>(weights: &[T], inputs: usize, arena: &mut Arena) -> Result<Buffer<T>, OutOfMemory> {
     let panels = (weights.len() / inputs.max(1)).div_ceil(PANEL);
-    let mut packed = Buffer::zeroed(panels * inputs * PANEL)?;
+    let mut packed = arena.zeroed(panels * inputs * PANEL)?;
     for (output, row) in weights.chunks_exact(inputs).enumerate() {
         let panel = &mut packed[output / PANEL * inputs * PANEL..][..inputs * PANEL];
         for (value, slots) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
@@ -127,10 +128,10 @@ fn pack<T: Plain>(weights: &[T], inputs: usize) -> Result<Buffer<T>, OutOfMemory
 }
 
 /// As [`pack`], by pairs of inputs; an odd last one is paired with zero.
-fn pack_pairs(weights: &[bf16], inputs: usize) -> Result<Buffer<Pair>, OutOfMemory> {
+fn pack_pairs(weights: &[bf16], inputs: usize, arena: &mut Arena) -> Result<Buffer<Pair>, OutOfMemory> {
     let steps = inputs.div_ceil(2);
     let panels = (weights.len() / inputs.max(1)).div_ceil(PANEL);
-    let mut packed: Buffer<Pair> = Buffer::zeroed(panels * steps * PANEL)?;
+    let mut packed: Buffer<Pair> = arena.zeroed(panels * steps * PANEL)?;
     for (output, row) in weights.chunks_exact(inputs).enumerate() {
         let panel = &mut packed[output / PANEL * steps * PANEL..][..steps * PANEL];
         for (values, slots) in row.chunks(2).zip(panel.chunks_exact_mut(PANEL)) {
@@ -389,22 +390,40 @@ impl<W: Format> Panelwise<'_, W> {
     #[inline(always)]
     unsafe fn finish<L: Lanes>(&self, first: usize, row: usize, sums: [L; 2]) {
         let outputs = self.matrix.outputs;
-        let mut values = [0.0; PANEL];
-        // SAFETY: `values` holds two times sixteen; the output range belongs to this panel and row, thus to this item.
-        let target = unsafe {
-            sums[0].store(values.as_mut_ptr());
-            sums[1].store(values.as_mut_ptr().add(WIDTH));
-            let len = PANEL.min(outputs - first);
-            std::slice::from_raw_parts_mut(self.output.at(row * outputs + first), len)
-        };
-        if let Some(bias) = &self.matrix.bias {
-            for (value, bias) in values.iter_mut().zip(&bias[first..]) {
-                *value += bias;
+        // SAFETY: the outputs from `first` on, at most a panel, belong to this row and item only; the bias is as long as
+        // the outputs, and `padded` as a panel.
+        unsafe {
+            let target = self.output.at(row * outputs + first);
+            let bias = self.matrix.bias.as_ref().map(|bias| bias.as_ptr().add(first));
+            if first + PANEL <= outputs {
+                return self.write(target, bias, sums);
             }
+            let mut padded = [[0.0; PANEL]; 2];
+            let len = outputs - first;
+            target.copy_to_nonoverlapping(padded[0].as_mut_ptr(), len);
+            if let Some(bias) = bias {
+                bias.copy_to_nonoverlapping(padded[1].as_mut_ptr(), len);
+            }
+            self.write(padded[0].as_mut_ptr(), bias.map(|_| padded[1].as_ptr()), sums);
+            target.copy_from_nonoverlapping(padded[0].as_ptr(), len);
         }
-        match self.mode {
-            Mode::Store => target.copy_from_slice(&values[..target.len()]),
-            Mode::Add => target.iter_mut().zip(values).for_each(|(target, value)| *target += value),
+    }
+
+    /// Writes a panel's sums, with the bias where there is one.
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(&self, target: *mut f32, bias: Option<*const f32>, sums: [L; 2]) {
+        for (half, mut sum) in sums.into_iter().enumerate() {
+            // SAFETY: target and bias are a panel long, by the caller's promise.
+            unsafe {
+                if let Some(bias) = bias {
+                    sum = sum.add(L::load(bias.add(half * WIDTH)));
+                }
+                let target = target.add(half * WIDTH);
+                match self.mode {
+                    Mode::Store => sum.store(target),
+                    Mode::Add => L::load(target).add(sum).store(target),
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | `lanes` | sixteen `f32` side by side: portable, AVX2 and AVX-512 forms of the same few operations |
 //! | `isa` | which of them this machine has; the one place where a kernel is compiled for each |
 //! | `pool` | a few threads that share out the items of one kernel call |
-//! | `buffer` | page-aligned memory, zeroed lazily |
+//! | `buffer` | memory outside the heap, zeroed lazily |
 //! | `matrix` | weights rearranged into panels, and products by them |
 //! | `rows` | RMS norm, SwiGLU |
 //! | `cache` | keys and values of one layer in blocks |
@@ -34,6 +34,7 @@ mod shared;
 mod tests;
 
 pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
+pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
 pub(crate) use cuda::load_libtorch_cuda;
 pub(crate) use isa::Isa;

@@ -49,7 +49,8 @@ impl<T: Element> Kernel for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let mut progress = self.begin();
-        for number in 0..=self.position(self.item.rows.end - 1) / self.plan.geometry.block_size {
+        let last = self.position(self.item.rows.end - 1) / self.plan.geometry.block_size;
+        for number in 0..=last {
             let block = self.block(number);
             // SAFETY: the instructions are present, by the caller's promise; the plan has checked the block.
             unsafe {
@@ -128,27 +129,54 @@ impl<T: Element> Attend<'_, T> {
     /// Scores of `N` queries at all slots of a block.
     #[inline(always)]
     unsafe fn score<L: Lanes, const N: usize>(&self, block: Block, query: usize, progress: &mut Progress) {
+        let mut slot = 0;
+        // SAFETY: passed on to the caller; slots are whole lanes.
+        unsafe {
+            while 2 * N <= L::TILE_QUERIES && slot + WIDTH < block.visible {
+                self.score_at::<L, N, 2>(block, query, slot, progress);
+                slot += 2 * WIDTH;
+            }
+            while slot < block.visible {
+                self.score_at::<L, N, 1>(block, query, slot, progress);
+                slot += WIDTH;
+            }
+        }
+    }
+
+    /// [`Self::score`] for `C` times sixteen slots from `slot` on.
+    #[inline(always)]
+    unsafe fn score_at<L: Lanes, const N: usize, const C: usize>(
+        &self,
+        block: Block,
+        query: usize,
+        slot: usize,
+        progress: &mut Progress,
+    ) {
         let geometry = &self.plan.geometry;
         let slots = geometry.slots();
-        // SAFETY: queries, keys of the block and scores are within their buffers; `slots` is a multiple of sixteen and the
-        // head's width is even.
+        // SAFETY: queries, keys of the block and scores are within their buffers; the head's width is even.
         unsafe {
             let queries: [*const f32; N] =
                 std::array::from_fn(|n| self.qkv.as_ptr().add(self.query_at(query + n)));
             let keys = self.pages.keys.as_ptr().add(geometry.keys_at(block.index, self.item.kv_head));
-            for slot in (0..block.visible).step_by(WIDTH) {
-                // Two sums for each query: half as long a chain of dependent additions.
-                let mut sums = [[L::splat(0.0); 2]; N];
-                for dim in (0..geometry.head_dim).step_by(2) {
-                    let even: L = T::load(keys.add(dim * slots + slot));
-                    let odd: L = T::load(keys.add((dim + 1) * slots + slot));
-                    for (query, sums) in queries.iter().zip(&mut sums) {
-                        sums[0] = L::splat(*query.add(dim)).mul_add(even, sums[0]);
-                        sums[1] = L::splat(*query.add(dim + 1)).mul_add(odd, sums[1]);
+            // Two sums for each query and lane: half as long a chain of dependent additions.
+            let mut sums = [[[L::splat(0.0); 2]; C]; N];
+            for pair in 0..geometry.head_dim / 2 {
+                let tiles: [[L; 2]; C] = std::array::from_fn(|c| {
+                    T::load_tile(keys.add(geometry.key_tile(pair, slot + c * WIDTH)))
+                });
+                for (query, sums) in queries.iter().zip(&mut sums) {
+                    let (even, odd) = (L::splat(*query.add(2 * pair)), L::splat(*query.add(2 * pair + 1)));
+                    for (tile, sums) in tiles.iter().zip(sums) {
+                        sums[0] = even.mul_add(tile[0], sums[0]);
+                        sums[1] = odd.mul_add(tile[1], sums[1]);
                     }
                 }
-                for (n, sums) in sums.iter().enumerate() {
-                    sums[0].add(sums[1]).store(progress.scores.as_mut_ptr().add((query + n) * slots + slot));
+            }
+            for (n, sums) in sums.iter().enumerate() {
+                for (c, sums) in sums.iter().enumerate() {
+                    let at = (query + n) * slots + slot + c * WIDTH;
+                    sums[0].add(sums[1]).store(progress.scores.as_mut_ptr().add(at));
                 }
             }
         }
@@ -190,8 +218,12 @@ impl<T: Element> Attend<'_, T> {
     unsafe fn gather<L: Lanes, const N: usize>(&self, block: Block, query: usize, progress: &mut Progress) {
         let width = self.plan.geometry.value_width();
         let mut dim = 0;
-        // SAFETY: passed on to the caller; `width` is a multiple of sixteen.
+        // SAFETY: passed on to the caller; `width` is whole lanes.
         unsafe {
+            while 2 * N <= L::TILE_QUERIES && dim + 4 * WIDTH <= width {
+                self.gather_at::<L, N, 4>(block, query, dim, progress);
+                dim += 4 * WIDTH;
+            }
             while dim + 2 * WIDTH <= width {
                 self.gather_at::<L, N, 2>(block, query, dim, progress);
                 dim += 2 * WIDTH;
@@ -202,7 +234,7 @@ impl<T: Element> Attend<'_, T> {
         }
     }
 
-    /// [`Self::gather`] for `V` times sixteen dimensions from `dim`.
+    /// [`Self::gather`] for `V` times sixteen dimensions from `dim` on.
     #[inline(always)]
     unsafe fn gather_at<L: Lanes, const N: usize, const V: usize>(
         &self,
@@ -215,8 +247,7 @@ impl<T: Element> Attend<'_, T> {
         let (width, slots) = (geometry.value_width(), geometry.slots());
         // SAFETY: values of the block, scores and sums are within their buffers.
         unsafe {
-            let values =
-                self.pages.values.as_ptr().add(geometry.values_at(block.index, self.item.kv_head) + dim);
+            let values = self.pages.values.as_ptr().add(geometry.values_at(block.index, self.item.kv_head));
             let scores = progress.scores.as_ptr().add(query * slots);
             let target = progress.sums.as_mut_ptr().add(query * width + dim);
             let mut sums = [[L::splat(0.0); V]; N];
@@ -226,12 +257,18 @@ impl<T: Element> Attend<'_, T> {
                     *sum = L::load(target.add(n * width + v * WIDTH)).mul(shrink);
                 }
             }
-            for slot in 0..block.visible {
-                let row: [L; V] = std::array::from_fn(|v| T::load(values.add(slot * width + v * WIDTH)));
-                for (n, sums) in sums.iter_mut().enumerate() {
-                    let weight = L::splat(*scores.add(n * slots + slot));
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum = weight.mul_add(value, *sum);
+            for pair in 0..block.visible.div_ceil(2) {
+                let tiles: [[L; 2]; V] = std::array::from_fn(|v| {
+                    T::load_tile(values.add(geometry.value_tile(pair, dim + v * WIDTH)))
+                });
+                // The second slot of the last pair may hold anything: its weight of zero would not silence a NaN.
+                let rows = if 2 * pair + 1 < block.visible { 2 } else { 1 };
+                for row in 0..rows {
+                    for (n, sums) in sums.iter_mut().enumerate() {
+                        let weight = L::splat(*scores.add(n * slots + 2 * pair + row));
+                        for (sum, tile) in sums.iter_mut().zip(&tiles) {
+                            *sum = weight.mul_add(tile[row], *sum);
+                        }
                     }
                 }
             }

@@ -1,7 +1,13 @@
 //! A row enters the step: its queries and keys are normed and rotated, its keys and values written to the cache.
 
 use super::{HeadNorms, Plan};
-use crate::kernels::{cache::Element, isa::Kernel, lanes::Lanes, rows::inverse_rms, shared::SharedMut};
+use crate::kernels::{
+    cache::Element,
+    isa::Kernel,
+    lanes::{Lanes, WIDTH},
+    rows::inverse_rms,
+    shared::SharedMut,
+};
 
 /// Where keys and values go.
 #[derive(Clone, Copy, Debug)]
@@ -43,13 +49,14 @@ impl<T: Element> Kernel for Enter<'_, T> {
             // SAFETY: the instructions are present, by the caller's promise.
             unsafe { norm::<L>(key, self.norms.map(|norms| (&*norms.key, norms.epsilon))) }
             rotate(key, cos, sin);
-            let keys_at = geometry.keys_at(block, head) + slot;
-            let values_at = geometry.values_at(block, head) + slot * geometry.value_width();
-            for (index, (key, value)) in key.iter().zip(value).enumerate() {
+            let (keys_at, values_at) = (geometry.keys_at(block, head), geometry.values_at(block, head));
+            for (dim, (key, value)) in key.iter().zip(value).enumerate() {
+                let key_place = geometry.key_tile(dim / 2, slot) + T::place(dim % 2, slot % WIDTH);
+                let value_place = geometry.value_tile(slot / 2, dim) + T::place(slot % 2, dim % WIDTH);
                 // SAFETY: the plan has checked the block against the cache, and no other row has this slot.
                 unsafe {
-                    *self.target.keys.at(keys_at + index * geometry.slots()) = T::narrow(*key);
-                    *self.target.values.at(values_at + index) = T::narrow(*value);
+                    *self.target.keys.at(keys_at + key_place) = T::narrow(*key);
+                    *self.target.values.at(values_at + value_place) = T::narrow(*value);
                 }
             }
         }

@@ -64,17 +64,6 @@ impl Lanes for Avx2 {
         unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let widen = |at: *const bf16| {
-                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            };
-            Self(widen(from), widen(from.add(8)))
-        }
-    }
-    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: see above.
         unsafe {
@@ -102,6 +91,12 @@ impl Lanes for Avx2 {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
+        // SAFETY: see above.
+        let ((a0, a1), (b0, b1)) = unsafe { (widen_pairs(pairs[0]), widen_pairs(pairs[1])) };
+        [Self(a0, b0), Self(a1, b1)]
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

@@ -41,14 +41,6 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe { Self(_mm512_loadu_ps(from)) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
-        }
-    }
-    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: see above.
         unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
@@ -73,6 +65,12 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
+        // SAFETY: see above.
+        let (first, second) = unsafe { widen_pairs(pairs) };
+        [Self(first), Self(second)]
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

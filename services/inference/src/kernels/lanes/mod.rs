@@ -38,8 +38,6 @@ pub(super) trait Lanes: Copy {
     /// Reads sixteen values.
     unsafe fn load(from: *const f32) -> Self;
     /// Reads and widens sixteen values.
-    unsafe fn load_bf16(from: *const bf16) -> Self;
-    /// Reads and widens sixteen values.
     unsafe fn load_f16(from: *const f16) -> Self;
     /// Writes sixteen values.
     unsafe fn store(self, to: *mut f32);
@@ -47,6 +45,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_bf16(self, to: *mut bf16);
     /// Reads sixteen pairs.
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs;
+    /// The first values of all pairs, and the second ones, widened.
+    unsafe fn split(pairs: Self::Pairs) -> [Self; 2];
     /// The same pair in all lanes.
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs;
     /// `self + a[0] * b[0] + a[1] * b[1]` in each lane.

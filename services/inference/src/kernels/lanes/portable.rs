@@ -31,12 +31,6 @@ impl Lanes for Portable {
         Self(unsafe { from.cast::<[f32; WIDTH]>().read_unaligned() })
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> Self {
-        // SAFETY: see above.
-        let values = unsafe { from.cast::<[bf16; WIDTH]>().read_unaligned() };
-        Self(values.map(widen))
-    }
-    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> Self {
         // SAFETY: see above.
         let values = unsafe { from.cast::<[f16; WIDTH]>().read_unaligned() };
@@ -56,6 +50,10 @@ impl Lanes for Portable {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { from.cast::<Self::Pairs>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
+        [Self(pairs.map(|pair| widen(pair[0]))), Self(pairs.map(|pair| widen(pair[1])))]
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

@@ -1,7 +1,7 @@
 use half::{bf16, f16};
 
 use super::{assert_close, cpus, random};
-use crate::kernels::{Dtype, Matrix, Mode, Weights};
+use crate::kernels::{Arena, Dtype, Matrix, Mode, Weights};
 
 /// Rows, inputs, outputs: whole panels and tiles, and everything beside them.
 const SIZES: &[(usize, usize, usize)] = &[
@@ -19,15 +19,18 @@ const SIZES: &[(usize, usize, usize)] = &[
 /// A matrix, and its weights as they were rounded.
 fn matrix(dtype: Dtype, weights: &[f32], outputs: usize, bias: Option<Vec<f32>>) -> (Matrix, Vec<f32>) {
     match dtype {
-        Dtype::F32 => (Matrix::new(Weights::F32(weights), outputs, bias).unwrap(), weights.to_vec()),
+        Dtype::F32 => (
+            Matrix::new(Weights::F32(weights), outputs, bias, &mut Arena::default()).unwrap(),
+            weights.to_vec(),
+        ),
         Dtype::Bf16 => {
             let values: Vec<bf16> = weights.iter().copied().map(bf16::from_f32).collect();
-            let matrix = Matrix::new(Weights::Bf16(&values), outputs, bias).unwrap();
+            let matrix = Matrix::new(Weights::Bf16(&values), outputs, bias, &mut Arena::default()).unwrap();
             (matrix, values.iter().map(|value| value.to_f32()).collect())
         }
         Dtype::F16 => {
             let values: Vec<f16> = weights.iter().copied().map(f16::from_f32).collect();
-            let matrix = Matrix::new(Weights::F16(&values), outputs, bias).unwrap();
+            let matrix = Matrix::new(Weights::F16(&values), outputs, bias, &mut Arena::default()).unwrap();
             (matrix, values.iter().map(|value| value.to_f32()).collect())
         }
     }

@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::{Backend, Shape, step};
 use crate::{
     kernels::{
-        Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, Mode, Plan, Sequence, Weights,
+        Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, Mode, Plan, Sequence, Weights,
     },
     model::{
         Batch, ModelError,
@@ -21,6 +21,7 @@ use crate::{
 pub(in crate::model::torch) struct Kernels {
     cpu: Cpu,
     dtype: Dtype,
+    weights: Arena,
     /// Rows of earlier operations, to be used again.
     spare: Spare,
 }
@@ -30,14 +31,29 @@ type Spare = Rc<RefCell<Vec<Vec<f32>>>>;
 /// Activations, `[rows, width]`.
 #[derive(Debug)]
 pub(in crate::model::torch) struct Rows {
-    values: Vec<f32>,
+    /// Often longer than needed: it was used before, and growing it again would cost zeroing.
+    buffer: Vec<f32>,
+    count: usize,
     width: usize,
     spare: Spare,
 }
 
+impl Rows {
+    fn values(&self) -> &[f32] {
+        &self.buffer[..self.count * self.width]
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.count * self.width]
+    }
+}
+
 impl Drop for Rows {
     fn drop(&mut self) {
-        self.spare.borrow_mut().push(std::mem::take(&mut self.values));
+        let buffer = std::mem::take(&mut self.buffer);
+        if !buffer.is_empty() {
+            self.spare.borrow_mut().push(buffer);
+        }
     }
 }
 
@@ -59,14 +75,16 @@ impl Kernels {
             Kind::Half => Dtype::F16,
             _ => Dtype::F32,
         };
-        Ok(Self { cpu: Cpu::new(isa, threads)?, dtype, spare: Spare::default() })
+        Ok(Self { cpu: Cpu::new(isa, threads)?, dtype, weights: Arena::default(), spare: Spare::default() })
     }
 
     /// Rows whose content is arbitrary.
-    fn rows(&self, rows: usize, width: usize) -> Rows {
-        let mut values = self.spare.borrow_mut().pop().unwrap_or_default();
-        values.resize(rows * width, 0.0);
-        Rows { values, width, spare: Rc::clone(&self.spare) }
+    fn rows(&self, count: usize, width: usize) -> Rows {
+        let mut buffer = self.spare.borrow_mut().pop().unwrap_or_default();
+        if buffer.len() < count * width {
+            buffer.resize(count * width, 0.0);
+        }
+        Rows { buffer, count, width, spare: Rc::clone(&self.spare) }
     }
 
     fn geometry(shape: &Shape) -> Geometry {
@@ -77,12 +95,6 @@ impl Kernels {
             blocks: shape.blocks,
             block_size: shape.block_size,
         }
-    }
-}
-
-impl Rows {
-    fn count(&self) -> usize {
-        self.values.len() / self.width
     }
 }
 
@@ -111,18 +123,19 @@ impl Backend for Kernels {
     type Cache = LayerCache;
     type Plan<'a> = Plan<'a>;
 
-    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
+    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
         let outputs = weight.size().first().map_or(0, |outputs| *outputs as usize);
         let bias = bias.map(widened).transpose()?;
+        let arena = &mut self.weights;
         let matrix = match self.dtype {
-            Dtype::F32 => Matrix::new(Weights::F32(&elements(weight)?), outputs, bias),
+            Dtype::F32 => Matrix::new(Weights::F32(&elements(weight)?), outputs, bias, arena),
             Dtype::Bf16 => {
                 let values: Vec<bf16> = bits(weight)?.map(bf16::from_bits).collect();
-                Matrix::new(Weights::Bf16(&values), outputs, bias)
+                Matrix::new(Weights::Bf16(&values), outputs, bias, arena)
             }
             Dtype::F16 => {
                 let values: Vec<f16> = bits(weight)?.map(f16::from_bits).collect();
-                Matrix::new(Weights::F16(&values), outputs, bias)
+                Matrix::new(Weights::F16(&values), outputs, bias, arena)
             }
         };
         matrix.map_err(|error| LoadError::Memory { bytes: error.bytes })
@@ -159,32 +172,32 @@ impl Backend for Kernels {
 
     fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Rows, ModelError> {
         let mut rows = self.rows(ids.len(), table.inputs());
-        for (row, id) in rows.values.chunks_exact_mut(table.inputs()).zip(ids) {
+        for (row, id) in rows.values_mut().chunks_exact_mut(table.inputs()).zip(ids) {
             table.copy_row(*id as usize, row);
         }
         Ok(rows)
     }
 
     fn norm(&mut self, rows: &Rows, norm: &Norm) -> Result<Rows, ModelError> {
-        let mut output = self.rows(rows.count(), rows.width);
-        self.cpu.rms_norm(&rows.values, &norm.weight, norm.epsilon, &mut output.values);
+        let mut output = self.rows(rows.count, rows.width);
+        self.cpu.rms_norm(rows.values(), &norm.weight, norm.epsilon, output.values_mut());
         Ok(output)
     }
 
     fn product(&mut self, rows: &Rows, matrix: &Matrix) -> Result<Rows, ModelError> {
-        let mut output = self.rows(rows.count(), matrix.outputs());
-        self.cpu.product(&rows.values, matrix, &mut output.values, Mode::Store);
+        let mut output = self.rows(rows.count, matrix.outputs());
+        self.cpu.product(rows.values(), matrix, output.values_mut(), Mode::Store);
         Ok(output)
     }
 
     fn add_product(&mut self, sum: &mut Rows, rows: &Rows, matrix: &Matrix) -> Result<(), ModelError> {
-        self.cpu.product(&rows.values, matrix, &mut sum.values, Mode::Add);
+        self.cpu.product(rows.values(), matrix, sum.values_mut(), Mode::Add);
         Ok(())
     }
 
     fn swiglu(&mut self, gate_up: &Rows) -> Result<Rows, ModelError> {
-        let mut output = self.rows(gate_up.count(), gate_up.width / 2);
-        self.cpu.swiglu(&gate_up.values, gate_up.width / 2, &mut output.values);
+        let mut output = self.rows(gate_up.count, gate_up.width / 2);
+        self.cpu.swiglu(gate_up.values(), gate_up.width / 2, output.values_mut());
         Ok(output)
     }
 
@@ -195,20 +208,22 @@ impl Backend for Kernels {
         cache: &mut LayerCache,
         plan: &Plan<'_>,
     ) -> Result<Rows, ModelError> {
-        let mut output = self.rows(qkv.count(), plan.output_width());
-        self.cpu.attention(&mut qkv.values, Layer { norms, cache }, plan, &mut output.values);
+        let mut output = self.rows(qkv.count, plan.output_width());
+        self.cpu.attention(qkv.values_mut(), Layer { norms, cache }, plan, output.values_mut());
         Ok(output)
     }
 
     fn select(&mut self, rows: &Rows, indices: &[usize]) -> Result<Rows, ModelError> {
         let mut output = self.rows(indices.len(), rows.width);
-        for (to, index) in output.values.chunks_exact_mut(rows.width).zip(indices) {
-            to.copy_from_slice(&rows.values[index * rows.width..][..rows.width]);
+        for (to, index) in output.values_mut().chunks_exact_mut(rows.width).zip(indices) {
+            to.copy_from_slice(&rows.values()[index * rows.width..][..rows.width]);
         }
         Ok(output)
     }
 
-    fn values(&self, rows: &Rows) -> Result<Vec<f32>, ModelError> {
-        Ok(rows.values.clone())
+    fn values(&self, mut rows: Rows) -> Result<Vec<f32>, ModelError> {
+        let mut values = std::mem::take(&mut rows.buffer);
+        values.truncate(rows.count * rows.width);
+        Ok(values)
     }
 }

@@ -212,7 +212,7 @@ impl Backend for Libtorch {
     type Cache = Cache;
     type Plan<'a> = Plan;
 
-    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
+    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
         let bias = bias.map(|bias| self.placed(bias)).transpose()?;
         Ok(Matrix { weight: self.placed(weight)?, bias })
     }
@@ -278,7 +278,7 @@ impl Backend for Libtorch {
         self.integers(&indices).and_then(|indices| rows.f_index_select(0, &indices)).map_err(step)
     }
 
-    fn values(&self, rows: &Tensor) -> Result<Vec<f32>, ModelError> {
+    fn values(&self, rows: Tensor) -> Result<Vec<f32>, ModelError> {
         let rows =
             rows.f_to_kind(Kind::Float).and_then(|rows| rows.f_to_device(Device::Cpu)).map_err(step)?;
         let mut values = vec![0.0; rows.numel()];

@@ -42,7 +42,7 @@ pub(super) trait Backend {
     type Plan<'a>;
 
     /// Prepares a weight matrix.
-    fn matrix(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self::Matrix, LoadError>;
+    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self::Matrix, LoadError>;
     /// Prepares a norm.
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Self::Norm, LoadError>;
     /// Prepares the norms of heads.
@@ -86,7 +86,7 @@ pub(super) trait Backend {
     /// The rows at `indices`.
     fn select(&mut self, rows: &Self::Rows, indices: &[usize]) -> Result<Self::Rows, ModelError>;
     /// All values, row after row.
-    fn values(&self, rows: &Self::Rows) -> Result<Vec<f32>, ModelError>;
+    fn values(&self, rows: Self::Rows) -> Result<Vec<f32>, ModelError>;
 }
 
 /// A failure of a step.

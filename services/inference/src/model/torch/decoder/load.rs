@@ -87,13 +87,13 @@ impl<'a> Source<'a> {
     }
 
     /// Reads all weights.
-    fn decoder<B: Backend>(mut self, backend: B) -> Result<Decoder<B>, LoadError> {
+    fn decoder<B: Backend>(mut self, mut backend: B) -> Result<Decoder<B>, LoadError> {
         let (vocabulary, hidden) = (self.model.vocabulary, self.model.hidden);
         let table = self.weights.take(EMBEDDING, &[vocabulary, hidden])?;
         let embedding = backend.matrix(&table, None)?;
         drop(table);
         let layers =
-            (0..self.model.layers).map(|index| self.layer(&backend, index)).collect::<Result<_, _>>()?;
+            (0..self.model.layers).map(|index| self.layer(&mut backend, index)).collect::<Result<_, _>>()?;
         let norm = self.norm(&backend, "model.norm")?;
         let head = if self.model.tied {
             self.weights.ignore("lm_head.weight");
@@ -126,7 +126,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    fn layer<B: Backend>(&mut self, backend: &B, index: usize) -> Result<Layer<B>, LoadError> {
+    fn layer<B: Backend>(&mut self, backend: &mut B, index: usize) -> Result<Layer<B>, LoadError> {
         let at = |part: &str| format!("model.layers.{index}.{part}");
         let model = &self.model;
         let (hidden, intermediate) = (model.hidden, model.intermediate);
@@ -152,7 +152,7 @@ impl<'a> Source<'a> {
     /// One matrix of several projections, `(name, outputs)` each, stacked.
     fn linear<B: Backend>(
         &mut self,
-        backend: &B,
+        backend: &mut B,
         parts: &[(String, usize)],
         inputs: usize,
         biased: bool,

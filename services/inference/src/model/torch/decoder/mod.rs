@@ -118,7 +118,7 @@ impl<B: Backend> Decoder<B> {
         let rows = self.backend.select(hidden, &last)?;
         let normed = self.backend.norm(&rows, &self.norm)?;
         let logits = self.backend.product(&normed, self.head.as_ref().unwrap_or(&self.embedding))?;
-        self.backend.values(&logits)
+        self.backend.values(logits)
     }
 
     /// Sums over the rows of each sequence that wants them, after the final norm.
@@ -129,7 +129,7 @@ impl<B: Backend> Decoder<B> {
             let rows = self.backend.select(hidden, &rows)?;
             let normed = self.backend.norm(&rows, &self.norm)?;
             let mut sum = vec![0.0; self.info.hidden_size];
-            for row in self.backend.values(&normed)?.chunks_exact(self.info.hidden_size) {
+            for row in self.backend.values(normed)?.chunks_exact(self.info.hidden_size) {
                 sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
             sums.append(&mut sum);
