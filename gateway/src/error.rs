@@ -33,7 +33,7 @@ impl fmt::Display for Peer {
 
 /// A call to a service behind the gateway that did not succeed. Its field names are already those of our own API.
 #[derive(Debug, thiserror::Error)]
-#[error("{peer} answered {}: {}", code_name(.status.code()), .status.message())]
+#[error("the call to {peer} failed with {}: {}", code_name(.status.code()), .status.message())]
 pub(crate) struct Failure {
     /// Who answered, or did not.
     pub(crate) peer: Peer,

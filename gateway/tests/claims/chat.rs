@@ -1,5 +1,6 @@
 //! How an answer comes about.
 
+use futures::future::join_all;
 use tonic::Code;
 use weft_proto::{
     common::v1::{FinishReason, SamplingParams, StopConditions, Usage},
@@ -189,4 +190,31 @@ async fn the_models_are_listed_and_an_unknown_one_is_named_with_those_that_are_s
     }
     quiet().await;
     assert!(!front.inference.has_call().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixty_four_answers_at_once_on_one_connection_are_all_whole() {
+    let front = Front::new().await;
+    let word = "word ";
+    let id = front.tokenizer.id(word);
+    let answers = (0..64).map(|_| async {
+        let answer = front.chat(ask("go on")).await.unwrap();
+        answer.whole().await
+    });
+    let play = async {
+        let mut calls = Vec::new();
+        for _ in 0..64 {
+            calls.push(front.inference.call().await);
+        }
+        join_all(calls.into_iter().map(|mut call| async move {
+            call.start().await;
+            for _ in 0..200 {
+                call.tokens(&[id]).await;
+            }
+            call.end().await;
+        }))
+        .await;
+    };
+    let (answers, ()) = tokio::join!(join_all(answers), play);
+    assert!(answers.iter().all(|answer| answer.text == word.repeat(200)));
 }
