@@ -34,7 +34,15 @@ pub mod reason {
 #[derive(Debug, Default)]
 pub struct Violations {
     fields: Vec<FieldViolation>,
+    /// Found beyond those listed.
+    more: usize,
 }
+
+/// A status travels in headers, and one that does not fit breaks the whole connection, for every call on it. So no more
+/// than this many violations are listed, the rest is counted, and a description is cut.
+const MOST_LISTED: usize = 16;
+/// The longest field or description, in bytes. A status says each twice, and headers end at 16 KiB; percent-encoding triples.
+const LONGEST_DESCRIPTION: usize = 128;
 
 impl Violations {
     /// None yet.
@@ -45,7 +53,11 @@ impl Violations {
     /// Notes that `field` breaks a rule. `description` names the value found and the rule:
     /// `is -1; must be at least 0`.
     pub fn push(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.fields.push(FieldViolation::new(field, description));
+        if self.fields.len() < MOST_LISTED {
+            self.fields.push(FieldViolation::new(cut(field.into()), cut(description.into())));
+        } else {
+            self.more += 1;
+        }
     }
 
     /// Notes a violation unless `holds`.
@@ -60,7 +72,8 @@ impl Violations {
         self.fields.is_empty()
     }
 
-    /// `Ok` if there are none, else `INVALID_ARGUMENT` with a `BadRequest` that lists them all.
+    /// `Ok` if there are none, else `INVALID_ARGUMENT` with a `BadRequest` that lists them, and says how many more there
+    /// are where they are too many to list.
     ///
     /// # Errors
     /// As said.
@@ -68,18 +81,31 @@ impl Violations {
         if self.fields.is_empty() {
             return Ok(());
         }
-        Err(bad_request(self.fields))
+        Err(bad_request(self.fields, self.more))
     }
 }
 
 /// `INVALID_ARGUMENT` for one field.
 pub fn violation(field: &str, description: &str) -> Status {
-    bad_request(vec![FieldViolation::new(field, description)])
+    bad_request(vec![FieldViolation::new(cut(field.to_owned()), cut(description.to_owned()))], 0)
 }
 
-fn bad_request(fields: Vec<FieldViolation>) -> Status {
-    let sentences: Vec<String> =
+/// A text that is too long for a header, without its middle: the rule stands at the end.
+fn cut(text: String) -> String {
+    if text.len() <= LONGEST_DESCRIPTION {
+        return text;
+    }
+    let half = LONGEST_DESCRIPTION / 2;
+    let (head, tail) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+    format!("{}…{}", &text[..head], &text[tail..])
+}
+
+fn bad_request(fields: Vec<FieldViolation>, more: usize) -> Status {
+    let mut sentences: Vec<String> =
         fields.iter().map(|violation| format!("`{}` {}", violation.field, violation.description)).collect();
+    if more > 0 {
+        sentences.push(format!("and {more} more"));
+    }
     Status::with_error_details(
         Code::InvalidArgument,
         sentences.join("; "),

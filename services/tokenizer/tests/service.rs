@@ -215,8 +215,8 @@ async fn a_conversation_that_is_wrong_all_over_is_still_answered() {
     let refused =
         service.encode_chat(vec![message(Role::Unspecified, ""); 4096], Vec::new()).await.unwrap_err();
     let listed = violations(&refused);
-    assert_eq!((listed.len(), listed[15].0.as_str()), (17, "messages[15].role"));
-    assert_eq!(listed[16], ("messages".to_owned(), "and `tools` have 4080 more problems".to_owned()));
+    assert_eq!((listed.len(), listed[15].0.as_str()), (16, "messages[15].role"));
+    assert!(refused.message().ends_with("and 4080 more"), "{refused:?}");
 }
 
 #[tokio::test]

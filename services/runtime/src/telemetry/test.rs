@@ -26,15 +26,24 @@ pub struct Recorder {
 impl Recorder {
     /// Records this thread's spans while the guard lives.
     pub fn install() -> (Self, DefaultGuard) {
+        Self::install_filtered("info")
+    }
+
+    /// Records as a process does whose `telemetry.log` is this. One that is no filter lets nothing but errors through.
+    pub fn install_filtered(log: &str) -> (Self, DefaultGuard) {
         let recorder = Self::default();
-        let guard = recorder.subscriber().set_default();
+        let guard = recorder.filtered(log).set_default();
         (recorder, guard)
     }
 
     /// A subscriber that records, filtered as in production, for more layers.
     pub fn subscriber(&self) -> impl Subscriber + for<'span> LookupSpan<'span> + Send + Sync + use<> {
+        self.filtered("info")
+    }
+
+    fn filtered(&self, log: &str) -> impl Subscriber + for<'span> LookupSpan<'span> + Send + Sync + use<> {
         let provider = SdkTracerProvider::builder().with_simple_exporter(Exporter(self.clone())).build();
-        let filter = filter::parse("info").unwrap_or_default();
+        let filter = filter::parse(log).unwrap_or_default();
         tracing_subscriber::registry().with(filter).with(span_layer(&provider))
     }
 

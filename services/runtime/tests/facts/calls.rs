@@ -206,3 +206,15 @@ async fn a_caller_who_leaves_is_counted_as_cancelled_and_nothing_stays_in_flight
     assert_eq!(metric(&served.context, cancelled), 1.0);
     served.client().get_tokenizer_info(GetTokenizerInfoRequest {}).await.unwrap();
 }
+
+/// A status that does not fit into headers would break the connection under every other call.
+#[tokio::test(start_paused = true)]
+async fn thousands_of_long_violations_fit_into_the_headers_of_one_answer() {
+    let served = Served::new().await;
+    let mut client = served.client();
+    let status = client.encode(encode("violations")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(status.message().ends_with("and 4080 more"), "{status:?}");
+    assert!(status.message().contains("must be shorter"), "{status:?}");
+    client.encode(encode("a")).await.unwrap();
+}

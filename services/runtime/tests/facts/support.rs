@@ -52,6 +52,15 @@ impl TokenizerService for Scripted {
                 Err(status::answer(tonic::Code::Internal, &Torn(std::io::Error::other("bad sector"))))
             }
             "bare internal" => Err(Status::internal("made by something else")),
+            "violations" => {
+                let mut violations = status::Violations::new();
+                for index in 0..4096 {
+                    let long = "x".repeat(100_000);
+                    violations.push(format!("texts[{index}]"), format!("is {long}; must be shorter"));
+                }
+                violations.into_result()?;
+                Ok(Response::new(EncodeResponse::default()))
+            }
             "cancelled" => Err(Status::cancelled("on purpose")),
             "cancelled in time" => {
                 // As tonic's servers do: they give up when the time is up and call it CANCELLED.

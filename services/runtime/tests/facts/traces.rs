@@ -1,5 +1,7 @@
 //! Facts 10 to 13.
 
+use std::collections::BTreeSet;
+
 use opentelemetry::trace::{SpanId, SpanKind, Status as SpanStatus, TraceId};
 use tonic::{Code, Request};
 use weft_runtime::telemetry::test::{Recorder, attribute};
@@ -67,14 +69,26 @@ async fn a_traceparent_is_read_as_w3c_writes_it() {
     connection.abort();
 }
 
-/// Fact 12: the filter of the log must not end tracing, and libraries must not trace themselves.
+/// Fact 12: one filter serves the log and the traces, so a quiet log must not end tracing.
 #[tokio::test]
-async fn only_our_own_spans_are_recorded() {
-    let (recorder, _guard) = Recorder::install();
+async fn a_quiet_log_does_not_end_tracing() {
+    let (recorder, _guard) = Recorder::install_filtered("error");
     let served = Served::new().await;
     served.client().encode(encode("a")).await.unwrap();
-    let spans = recorder.until(|spans| spans.len() >= 2).await;
-    assert!(spans.iter().all(|span| span.name == ENCODE), "{spans:?}");
+    assert_eq!(recorder.until(|spans| spans.len() == 2).await.len(), 2);
+}
+
+/// Fact 12: what the exporter is made of must not trace itself, however loud the log.
+#[tokio::test]
+async fn a_loud_log_records_no_spans_of_the_libraries_below() {
+    let (recorder, _guard) = Recorder::install_filtered("trace");
+    let mut served = Served::new().await;
+    served.client().encode(encode("a")).await.unwrap();
+    // The connections too have ended then, and with them whatever spans they had.
+    served.stop();
+    served.running.await.unwrap().unwrap();
+    let names: BTreeSet<_> = recorder.spans().into_iter().map(|span| span.name).collect();
+    assert_eq!(names, BTreeSet::from(["task".into(), ENCODE.into()]));
 }
 
 /// Fact 13: the names in force.

@@ -63,7 +63,7 @@ pub(super) fn sizes(request: &EncodeChatRequest, limits: &Limits) -> Result<usiz
 
 /// A conversation whose sizes are allowed.
 pub(super) fn conversation(request: EncodeChatRequest) -> Result<Conversation, Status> {
-    let mut problems = Problems::default();
+    let mut problems = Violations::new();
     let add_generation_prompt = request.add_generation_prompt.unwrap_or(true);
     let messages = collect(request.messages, "messages", &mut problems, message);
     let tools = collect(request.tools, "tools", &mut problems, tool);
@@ -71,51 +71,18 @@ pub(super) fn conversation(request: EncodeChatRequest) -> Result<Conversation, S
     Ok(Conversation { messages, tools, add_generation_prompt })
 }
 
-/// More problems than this in one conversation are one problem of the caller's; and all of 4096 messages' would not
-/// fit into the headers in which a status travels.
-const MOST_LISTED: usize = 16;
-
-/// The problems of a conversation.
-#[derive(Default)]
-struct Problems {
-    listed: Violations,
-    found: usize,
-}
-
-impl Problems {
-    fn push(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.found += 1;
-        if self.found <= MOST_LISTED {
-            self.listed.push(field, description);
-        }
-    }
-
-    fn require(&mut self, holds: bool, field: &str, description: impl FnOnce() -> String) {
-        if !holds {
-            self.push(field, description());
-        }
-    }
-
-    fn into_result(mut self) -> Result<(), Status> {
-        if let Some(more) = self.found.checked_sub(MOST_LISTED).filter(|more| *more > 0) {
-            self.listed.push("messages", format!("and `tools` have {more} more problems"));
-        }
-        self.listed.into_result()
-    }
-}
-
 /// Turns each item into its domain type, telling it its path: `messages[2]`.
 fn collect<W, T>(
     items: Vec<W>,
     field: &str,
-    problems: &mut Problems,
-    convert: impl Fn(W, &str, &mut Problems) -> T,
+    problems: &mut Violations,
+    convert: impl Fn(W, &str, &mut Violations) -> T,
 ) -> Vec<T> {
     let with_path = items.into_iter().enumerate().map(|(index, item)| (item, format!("{field}[{index}]")));
     with_path.map(|(item, path)| convert(item, &path, problems)).collect()
 }
 
-fn message(wire: ChatMessage, path: &str, problems: &mut Problems) -> Message {
+fn message(wire: ChatMessage, path: &str, problems: &mut Violations) -> Message {
     let role = role(wire.role, path, problems);
     problems.require(
         wire.tool_calls.is_empty() || role == Role::Assistant,
@@ -143,7 +110,7 @@ fn message(wire: ChatMessage, path: &str, problems: &mut Problems) -> Message {
 }
 
 /// A role that is none stands as the user's, in a request that is refused.
-fn role(role: i32, path: &str, problems: &mut Problems) -> Role {
+fn role(role: i32, path: &str, problems: &mut Violations) -> Role {
     let rule = "must be ROLE_SYSTEM, ROLE_USER, ROLE_ASSISTANT or ROLE_TOOL";
     match wire::Role::try_from(role) {
         Ok(wire::Role::System) => return Role::System,
@@ -156,25 +123,25 @@ fn role(role: i32, path: &str, problems: &mut Problems) -> Role {
     Role::User
 }
 
-fn tool_call(wire: wire::ToolCall, path: &str, problems: &mut Problems) -> ToolCall {
+fn tool_call(wire: wire::ToolCall, path: &str, problems: &mut Violations) -> ToolCall {
     require_name(&wire.name, path, problems);
     let arguments = object(&wire.arguments_json, &format!("{path}.arguments_json"), problems);
     ToolCall { id: wire.id, name: wire.name, arguments }
 }
 
-fn tool(wire: wire::Tool, path: &str, problems: &mut Problems) -> Tool {
+fn tool(wire: wire::Tool, path: &str, problems: &mut Violations) -> Tool {
     require_name(&wire.name, path, problems);
     let parameters =
         object(&wire.parameters_json_schema, &format!("{path}.parameters_json_schema"), problems);
     Tool { name: wire.name, description: wire.description, parameters }
 }
 
-fn require_name(name: &str, path: &str, problems: &mut Problems) {
+fn require_name(name: &str, path: &str, problems: &mut Violations) {
     problems.require(!name.is_empty(), &format!("{path}.name"), || "is empty; must name the tool".to_owned());
 }
 
 /// The JSON object in a text. The parser's own words tell where it stumbles and quote nothing.
-fn object(text: &str, field: &str, problems: &mut Problems) -> Map<String, Value> {
+fn object(text: &str, field: &str, problems: &mut Violations) -> Map<String, Value> {
     let found = match serde_json::from_str(text) {
         Ok(Value::Object(object)) => return object,
         Ok(Value::Array(_)) => "is a list".to_owned(),
