@@ -33,7 +33,7 @@ fn as_golden() -> GenerationOptions {
 }
 
 async fn ask_golden(caller: &Caller, case: &GreedyCase) -> Answer {
-    soon("a golden answer", caller.answer(request(case, as_golden()))).await.unwrap()
+    soon("a golden answer", caller.answer(request(case, as_golden()))).await.expect("an answer")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,5 +124,5 @@ async fn encode(text: &str) -> Vec<u32> {
     let mesh = Mesh::with(Brain::Endless).await;
     let channel = weft_tests::caller::channel(mesh.connector(weft_tests::Room::Tokenizer).clone());
     let request = EncodeRequest { text: text.to_owned(), ..Default::default() };
-    TokenizerServiceClient::new(channel).encode(request).await.unwrap().into_inner().token_ids
+    TokenizerServiceClient::new(channel).encode(request).await.expect("is encoded").into_inner().token_ids
 }
