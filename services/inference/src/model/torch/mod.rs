@@ -9,7 +9,7 @@
 //! | `decoder` | the forward pass, written once over a `Backend` |
 //! | `backend` | where the arithmetic happens: our kernels (CPU) or libtorch's operators (CUDA, and any CPU) |
 //!
-//! Rules: nothing here panics on a folder's content; a libtorch error becomes [`ModelError::Step`]; every tensor of a
+//! Rules: nothing here panics on a folder's content; a libtorch error becomes `ModelError::Step`; every tensor of a
 //! folder is either used or refused, so a model is never half right.
 
 mod backend;
