@@ -2,7 +2,7 @@
 //!
 //! A deadline travels as `grpc-timeout`: what is left. An outgoing call sends a little less than that, so that the
 //! inner hop fails first and its reason arrives. tonic's own timeouts cover only the time to response headers and say
-//! `CANCELLED`; the layers in [`layer::deadline`](crate::layer::deadline) race every message and say
+//! `CANCELLED`; the layers in `layer::deadline` race every message and say
 //! `DEADLINE_EXCEEDED`.
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The layers that every call passes, incoming or outgoing.
 //!
-//! Each is one file and one async function from a request to a response, [`Around`] another such function. None of
+//! Each is one file and one async function from a request to a response, `Around` another such function. None of
 //! them fails: below a client's layers a lost connection has already become a status, as [`rescue`] does for layers of
 //! a service. What must happen at the end of a stream hangs on the body (see [`body`](crate::body)).
 //!

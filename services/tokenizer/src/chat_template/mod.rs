@@ -1,6 +1,6 @@
 //! Chat templates: a conversation becomes the text that the model was trained on.
 //!
-//! The Jinja dialect is transformers': see [`environment`]. A template comes with the model, so it is not trusted to
+//! The Jinja dialect is transformers': see `environment`. A template comes with the model, so it is not trusted to
 //! end: it runs on a budget of work.
 
 mod environment;

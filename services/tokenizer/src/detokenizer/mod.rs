@@ -1,8 +1,8 @@
 //! Ids to text as they come, ending with exactly the text that all at once would give.
 //!
-//! Each decoder of the `tokenizers` library works on all tokens at once. Its twin here ([`stage`]) takes one token at
+//! Each decoder of the `tokenizers` library works on all tokens at once. Its twin here (`stage`) takes one token at
 //! a time and gives out what can no longer change, so a stream costs the same for its last token as for its first.
-//! Behind them the [`tail`] holds back a character that the next token may still complete.
+//! Behind them the `tail` holds back a character that the next token may still complete.
 //!
 //! # Why not decode a window again and compare
 //! That is how most servers do it, and it is not exact: a byte-fallback run turns to U+FFFD as a whole when its last
