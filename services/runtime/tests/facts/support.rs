@@ -19,7 +19,7 @@ use weft_runtime::{
     BoxError, Context, Deadline, Process, RuntimeConfig, Services, Tasks,
     client::{self, ClientConfig, Outgoing, Target},
     pipe::{self, Connector, Incoming},
-    status,
+    status, telemetry,
     tls::PeerIdentity,
 };
 
@@ -132,6 +132,15 @@ pub(crate) fn server() -> TokenizerServiceServer<Scripted> {
     TokenizerServiceServer::new(Scripted)
 }
 
+/// A process with telemetry, as in production.
+///
+/// `tracing` remembers of each call site whether anybody wants it, and may remember a no for good if the site is first
+/// passed while another test's recorder is being installed. So there is one subscriber from the beginning.
+fn process(service: &'static str, config: RuntimeConfig) -> Process {
+    telemetry::test::global();
+    Process::new(service, config)
+}
+
 /// A process of ours that runs on a pipe.
 pub(crate) struct Served {
     pub(crate) context: Context,
@@ -158,7 +167,7 @@ impl Served {
         start: impl Future<Output = Result<Services, BoxError>> + Send + 'static,
     ) -> Self {
         let (connector, incoming) = pipe::pipe();
-        let process = Process::new("tokenizer", config);
+        let process = process("tokenizer", config);
         let context = process.context().clone();
         let (stop, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };
@@ -169,7 +178,7 @@ impl Served {
     /// Starts again what was stopped or killed, at the same address.
     pub(crate) async fn again(&self) -> Self {
         let incoming = self.connector.listen();
-        let process = Process::new("tokenizer", RuntimeConfig::default());
+        let process = process("tokenizer", RuntimeConfig::default());
         let context = process.context().clone();
         let (stop, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or(()) };
@@ -195,7 +204,7 @@ impl Served {
 
 /// A process that only calls.
 pub(crate) fn caller() -> Context {
-    Process::new("gateway", RuntimeConfig::default()).context().clone()
+    process("gateway", RuntimeConfig::default()).context().clone()
 }
 
 pub(crate) fn outgoing(connector: &Connector, config: &ClientConfig) -> Outgoing {

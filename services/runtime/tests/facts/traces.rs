@@ -88,7 +88,8 @@ async fn a_loud_log_records_no_spans_of_the_libraries_below() {
     served.stop();
     served.running.await.unwrap().unwrap();
     let names: BTreeSet<_> = recorder.spans().into_iter().map(|span| span.name).collect();
-    assert_eq!(names, BTreeSet::from(["task".into(), ENCODE.into()]));
+    assert!(names.contains(ENCODE), "{names:?}");
+    assert!(names.is_subset(&BTreeSet::from(["task".into(), ENCODE.into()])), "{names:?}");
 }
 
 /// Fact 13: the names in force.
