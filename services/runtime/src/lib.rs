@@ -1,12 +1,16 @@
 //! What every Weft process does the same way. No domain word lives here: no token, no prompt, no model.
 //!
-//! Map: `process` (config → telemetry → bind → start → serve → drain → flush), `config` (every problem at once),
-//! `server` (what is served and how), `client` (how a peer is called), `deadline`, `drain`, `health`, `status`
-//! (errors that name field, value and rule), `body` (how a response really ended), `telemetry`, `tls`, `task`,
-//! `pipe` (in-memory connections, for tests).
+//! Map:
+//! - a process: `process` (config → telemetry → bind → start → serve → drain → flush), `config` (every problem at once),
+//!   `health` (conditions), `drain` (phases), `task` (owners), `admin` (`/metrics`, `/livez`, `/readyz`), `metrics`,
+//!   `telemetry` (logs and traces).
+//! - calls in: `server` (what is served, within which limits), `layer` (what every call passes), `tls`, `flow` (windows).
+//! - calls out: `client` (a connection that heals itself, replicas, breakers).
+//! - both: `deadline`, `status` (errors that name field, value and rule), `body` (how a response really ended).
+//! - tests: `pipe` (connections in memory), `telemetry::test` (spans in memory), `Process` (a life without sockets).
 //!
 //! Rules: nothing here decides by message text; a future belongs to a named task; a number that bounds something
-//! comes from config and is visible in metrics.
+//! comes from config or stands beside its reason; what is lost (a span, a call, a handshake) is counted.
 
 pub mod admin;
 pub mod body;

@@ -189,3 +189,61 @@ impl<E: SpanExporter> SpanExporter for CountedExporter<E> {
         self.inner.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Tracer as _, TracerProvider as _};
+
+    use super::*;
+
+    /// A queue whose exporter never gets to it.
+    #[derive(Debug)]
+    struct Stuck;
+
+    impl SpanProcessor for Stuck {
+        fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
+        fn on_end(&self, _: SpanData) {}
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Refuses;
+
+    impl SpanExporter for Refuses {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Err(opentelemetry_sdk::error::OTelSdkError::InternalFailure("nobody there".to_owned()))
+        }
+    }
+
+    #[test]
+    fn spans_that_do_not_fit_into_the_queue_are_counted() {
+        let metrics = Metrics::default();
+        let account = Account::register(&metrics, "http://collector");
+        let processor = CountedProcessor { inner: Stuck, account };
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+        for _ in 0..QUEUE + 5 {
+            drop(provider.tracer("test").start("span"));
+        }
+        let page = metrics.encode();
+        assert!(page.contains("weft_telemetry_spans_total{outcome=\"dropped\"} 5\n"), "{page}");
+    }
+
+    #[test]
+    fn spans_that_cannot_be_sent_are_counted_and_make_room() {
+        let metrics = Metrics::default();
+        let account = Account::register(&metrics, "http://collector");
+        let exporter = CountedExporter { inner: Refuses, account: Arc::clone(&account) };
+        let inner = opentelemetry_sdk::trace::SimpleSpanProcessor::new(exporter);
+        let processor = CountedProcessor { inner, account: Arc::clone(&account) };
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+        drop(provider.tracer("test").start("span"));
+        let page = metrics.encode();
+        assert!(page.contains("weft_telemetry_spans_total{outcome=\"failed\"} 1\n"), "{page}");
+        assert_eq!(account.waiting.load(Ordering::Relaxed), 0);
+    }
+}

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 use tower::{Service, ServiceExt as _, layer::layer_fn};
 use weft_proto::tokenizer::v1::{DecodeRequest, GetTokenizerInfoRequest};
-use weft_runtime::{BoxError, RuntimeConfig, Services, client::ClientConfig, server::Routes, status};
+use weft_runtime::{
+    BoxError, Deadline, RuntimeConfig, Services, client::ClientConfig, server::Routes, status,
+};
 
 use crate::support::{Client, ENCODE, PANIC, STALL, Served, encode, metric, outgoing, scripts, server, text};
 
@@ -217,4 +220,20 @@ async fn thousands_of_long_violations_fit_into_the_headers_of_one_answer() {
     assert!(status.message().ends_with("and 4080 more"), "{status:?}");
     assert!(status.message().contains("must be shorter"), "{status:?}");
     client.encode(encode("a")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_beyond_the_limit_waits_for_its_turn() {
+    let mut config = RuntimeConfig::default();
+    config.server.max_connections = 1;
+    let served = Served::with(config).await;
+    let mut first = served.client();
+    first.encode(encode("a")).await.unwrap();
+
+    let mut second = served.client();
+    let mut request = tonic::Request::new(encode("a"));
+    Deadline::after(Duration::from_secs(1)).spend(&mut request);
+    assert_eq!(second.encode(request).await.unwrap_err().code(), Code::DeadlineExceeded);
+    drop(first);
+    second.encode(encode("a")).await.unwrap();
 }
