@@ -313,6 +313,7 @@ async fn no_text_enters_the_log_or_a_span() {
     let subscriber = tracing_subscriber::registry()
         .with(spans)
         .with(Targets::new().with_target("weft", tracing::Level::TRACE));
+    weft_runtime::telemetry::test::global();
     let _guard = tracing::subscriber::set_default(subscriber);
     let mut service = Service::start(&[]).await;
     let text = "private words: ada@example.com WEFT-SAFETY-TEST-PHRASE";

@@ -31,6 +31,7 @@ impl Recorder {
 
     /// Records as a process does whose `telemetry.log` is this. One that is no filter lets nothing but errors through.
     pub fn install_filtered(log: &str) -> (Self, DefaultGuard) {
+        global();
         let recorder = Self::default();
         let guard = recorder.filtered(log).set_default();
         (recorder, guard)
@@ -66,6 +67,9 @@ impl Recorder {
 }
 
 /// The process's one recorder, installed by the first who asks.
+///
+/// Also to be asked for before a test sets a subscriber for its own thread: while there is just one subscriber, `tracing`
+/// asks the thread that first meets a span whether anybody wants it, and a thread without one says no for all.
 pub fn global() -> &'static Recorder {
     static RECORDER: OnceLock<Recorder> = OnceLock::new();
     RECORDER.get_or_init(|| {

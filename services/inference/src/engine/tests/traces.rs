@@ -48,6 +48,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Notes {
 
 #[test]
 fn each_stage_is_a_span_below_the_call_and_none_stays_open() {
+    weft_runtime::telemetry::test::global();
     let notes = Notes::default();
     let subscriber = tracing_subscriber::registry().with(notes.clone());
     let _default = tracing::subscriber::set_default(subscriber);
