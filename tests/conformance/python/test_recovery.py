@@ -68,23 +68,46 @@ def chat(gateway: GatewayServiceStub, text: str) -> Outcome:
     return Outcome(code, began, time.monotonic())
 
 
+class LongAnswer:
+    """An answer in the middle: its first words are here, and many are to come."""
+
+    def __init__(self, gateway: GatewayServiceStub) -> None:
+        self._stream = gateway.Chat(ask("Tell me everything.", max_tokens=2000, ignore_eos=True), timeout=60)
+        for response in self._stream:
+            if response.delta.text:
+                return
+
+    def ending(self) -> grpc.StatusCode:
+        """How it ends."""
+        try:
+            collect(self._stream)
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_killed_service_is_missed_at_once_and_back_when_it_is_back(
     mesh: Mesh, inference: InferenceServiceStub, service: str
 ) -> None:
-    with Load(mesh) as load:
+    with Load(mesh) as load, mesh.channel("gateway") as own:
         eventually(lambda: load.answered_since(0) >= STREAMS, 60, "the load flows")
+        answer = LongAnswer(GatewayServiceStub(own))
         mesh.kill(service)
         killed = time.monotonic()
+        assert answer.ending() == grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - killed < WITHIN_S
+        asked = time.monotonic()
         with mesh.channel("gateway") as channel:
             refused = chat(GatewayServiceStub(channel), "hello")
         assert refused.code == grpc.StatusCode.UNAVAILABLE
-        assert refused.ended - killed < WITHIN_S
+        assert refused.ended - asked < WITHIN_S
         mesh.up()
         restarted = time.monotonic()
         eventually(lambda: load.answered_since(restarted) >= 2 * STREAMS, 60, "the load flows again")
     codes = Counter(outcome.code for outcome in load.outcomes)
-    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
+    # Calls of the load that had no token yet may have been retried, so which of them fail is luck; how is not.
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, codes
     hurt = [outcome for outcome in load.outcomes if outcome.began < killed < outcome.ended]
     slow = [outcome for outcome in hurt if outcome.code != grpc.StatusCode.OK and outcome.ended - killed > WITHIN_S]
     assert not slow, f"streams that were cut hung: {[outcome.ended - killed for outcome in slow]}"
