@@ -30,6 +30,9 @@ async fn a_request_is_one_trace_with_the_models_words_and_none_of_its_texts() {
         assert_eq!(attribute(generate, key).as_deref(), Some(value), "{key}");
     }
     assert!(generate.events.iter().any(|event| event.name == "first_token"));
+    let asked =
+        spans.iter().find(|span| span.name.ends_with("InferenceService/Generate")).expect("inference");
+    assert!(generate.end_time >= asked.end_time, "the generation's span ends before its answer");
     let names: Vec<_> = recorder.trace(trace).iter().map(|span| span.name.to_string()).collect();
     for name in [
         "encode",
