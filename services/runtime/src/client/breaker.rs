@@ -57,32 +57,35 @@ impl Breaker {
         }
     }
 
-    /// A call is sent. Behind an open breaker it is the probe.
-    pub(super) fn sent(&self) {
+    /// A call is sent. Whether it is the probe: the first one behind an open breaker.
+    pub(super) fn sent(&self) -> bool {
         let mut state = self.lock();
-        if let State::Open { pause, .. } = *state {
-            *state = State::Probing { pause };
-        }
+        let State::Open { pause, .. } = *state else { return false };
+        *state = State::Probing { pause };
+        true
     }
 
-    /// The replica answered: what it said is its callers' matter.
-    pub(super) fn answered(&self) {
-        *self.lock() = State::Closed { failures: 0 };
+    /// The replica answered: what it said is its callers' matter. Whether that closed the breaker.
+    pub(super) fn answered(&self) -> bool {
+        let before = std::mem::replace(&mut *self.lock(), State::Closed { failures: 0 });
+        !matches!(before, State::Closed { .. })
     }
 
-    /// The replica could not be reached, or refuses all work.
-    pub(super) fn failed(&self) {
+    /// The replica could not be reached, or refuses all work. Whether that opened a closed breaker.
+    pub(super) fn failed(&self, probe: bool) -> bool {
         let mut state = self.lock();
+        let opens = matches!(*state, State::Closed { failures } if failures + 1 >= FAILURES);
         *state = match *state {
-            State::Closed { failures } if failures + 1 < FAILURES => State::Closed { failures: failures + 1 },
-            State::Closed { .. } => open(PAUSES.0),
-            State::Probing { pause } => open((pause * 2).min(PAUSES.1)),
+            State::Closed { .. } if opens => open(PAUSES.0),
+            State::Closed { failures } => State::Closed { failures: failures + 1 },
+            State::Probing { pause } if probe => open((pause * 2).min(PAUSES.1)),
             // Calls sent before it opened say nothing new.
-            still @ State::Open { .. } => still,
+            still => still,
         };
+        opens
     }
 
-    /// A call ended without a verdict. If it was the probe, the next one may try at once.
+    /// The probe ended without a verdict: the next one may try at once.
     pub(super) fn left(&self) {
         let mut state = self.lock();
         if let State::Probing { pause } = *state {
@@ -105,7 +108,9 @@ mod tests {
 
     fn opened() -> Breaker {
         let breaker = Breaker::default();
-        (0..FAILURES).for_each(|_| breaker.failed());
+        (0..FAILURES).for_each(|_| {
+            breaker.failed(false);
+        });
         breaker
     }
 
@@ -128,8 +133,8 @@ mod tests {
         let mut pause = PAUSES.0;
         tokio::time::advance(pause).await;
         for _ in 0..10 {
-            breaker.sent();
-            breaker.failed();
+            assert!(breaker.sent());
+            breaker.failed(true);
             pause = (pause * 2).min(PAUSES.1);
             tokio::time::advance(pause - Duration::from_millis(1)).await;
             assert!(!breaker.allows(), "before {pause:?}");
@@ -142,10 +147,24 @@ mod tests {
     fn an_answer_in_between_starts_the_count_again() {
         let breaker = Breaker::default();
         for _ in 0..10 {
-            breaker.failed();
-            breaker.failed();
+            breaker.failed(false);
+            breaker.failed(false);
             breaker.answered();
         }
+        assert!(breaker.allows());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_before_it_opened_says_nothing_about_the_probe() {
+        let breaker = opened();
+        tokio::time::advance(PAUSES.0).await;
+        assert!(breaker.sent());
+        assert!(!breaker.failed(false), "it was open");
+        assert!(!breaker.allows(), "the probe is still on its way");
+        breaker.failed(true);
+        tokio::time::advance(PAUSES.0).await;
+        assert!(!breaker.allows(), "the pause has doubled once, and only once");
+        tokio::time::advance(PAUSES.0).await;
         assert!(breaker.allows());
     }
 

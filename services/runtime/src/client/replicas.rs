@@ -42,6 +42,7 @@ pub(super) struct Replicas {
 type Known = Arc<[Arc<Replica>]>;
 
 struct Replica {
+    peer: &'static str,
     target: Target,
     channel: Channel,
     in_flight: AtomicUsize,
@@ -167,7 +168,7 @@ impl Replica {
         config: &ClientConfig,
     ) -> Result<Self, BoxError> {
         let channel = Channel::new(context, peer, target.clone(), config)?;
-        Ok(Self { target, channel, in_flight: AtomicUsize::new(0), breaker: Breaker::default() })
+        Ok(Self { peer, target, channel, in_flight: AtomicUsize::new(0), breaker: Breaker::default() })
     }
 
     fn weight(&self) -> usize {
@@ -176,25 +177,40 @@ impl Replica {
 
     async fn call(self: Arc<Self>, request: Request<Body>) -> Result<Response<Body>, Infallible> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.breaker.sent();
-        let call = Call(Arc::clone(&self));
+        let call = Call { probe: self.breaker.sent(), replica: Arc::clone(&self) };
         let response = self.channel.clone().call(request).await?;
         if code_in(response.headers()).is_none() {
             // It took the call; a probe need not wait for the end of a long stream.
-            self.breaker.answered();
+            self.answered();
         }
         Ok(body::observe(response, call))
+    }
+
+    fn answered(&self) {
+        if self.breaker.answered() {
+            tracing::info!(peer = self.peer, replica = ?self.target, "a replica answers again");
+        }
+    }
+
+    fn failed(&self, probe: bool) {
+        if self.breaker.failed(probe) {
+            tracing::warn!(peer = self.peer, replica = ?self.target, "a replica only fails and is left alone");
+        }
     }
 }
 
 /// A call in flight.
-struct Call(Arc<Replica>);
+struct Call {
+    replica: Arc<Replica>,
+    /// Whether an open breaker waits for how it ends.
+    probe: bool,
+}
 
 impl OnEnd for Call {
     fn on_end(self, status: Option<Code>) {
         match status {
-            Some(Code::Unavailable) => self.0.breaker.failed(),
-            Some(_) => self.0.breaker.answered(),
+            Some(Code::Unavailable) => self.replica.failed(self.probe),
+            Some(_) => self.replica.answered(),
             None => {}
         }
     }
@@ -202,8 +218,10 @@ impl OnEnd for Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.breaker.left();
+        self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.probe {
+            self.replica.breaker.left();
+        }
     }
 }
 
