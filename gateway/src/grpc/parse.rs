@@ -33,6 +33,7 @@ pub(super) fn chat(request: wire::ChatRequest, limits: &Limits) -> Result<Ask, E
     faults.model(&request.model);
     let messages = messages(request.messages, limits, &mut faults);
     let tools = tools(request.tools, limits, &mut faults);
+    faults.unserved(request.tool_choice.is_some(), "tool_choice");
     let options = options::read(request.options.unwrap_or_default(), limits, &mut faults);
     let prompt = Prompt::Chat(Conversation { messages, tools });
     faults.finish(Ask { model: request.model, prompt, options }, limits)

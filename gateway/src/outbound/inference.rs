@@ -110,7 +110,7 @@ impl Inference {
             Some(Event::Started(started)) => {
                 Ok(Generation { prompt_tokens: started.prompt_tokens, seed: started.seed, messages })
             }
-            Some(Event::Tokens(_) | Event::Finished(_)) | None => {
+            Some(Event::Tokens(_) | Event::Finished(_) | Event::PromptLogprobs(_)) | None => {
                 Err(broken("a generation did not begin with Started"))
             }
         }
@@ -192,6 +192,9 @@ fn read(message: GenerateResponse) -> Result<Generated, Error> {
             })
         }
         Some(Event::Started(_)) => Err(broken("a generation began twice")),
+        Some(Event::PromptLogprobs(_)) => {
+            Err(broken("a generation brought log-probabilities that nobody asked for"))
+        }
         None => Err(broken("a message of a generation is empty")),
     }
 }

@@ -151,6 +151,7 @@ impl InferenceService for Inference {
             generated_tokens: status.generated,
             prefilled_tokens: status.prefilled,
             preemptions: status.preemptions,
+            ..Default::default()
         }))
     }
 }
@@ -163,6 +164,7 @@ fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
         ("constraint", request.constraint.is_some()),
         ("n", request.n.is_some_and(|n| n > 1)),
         ("prompt_top_logprobs", request.prompt_top_logprobs.is_some()),
+        ("tenant", request.tenant.is_some()),
     ];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
@@ -237,7 +239,7 @@ impl Tokens {
                     let Some(Ok(Event::Token(choice))) = self.held.pop_front() else { break };
                     tokens.push(choice.into());
                 }
-                WireEvent::Tokens(wire::Tokens { tokens })
+                WireEvent::Tokens(wire::Tokens { tokens, index: 0 })
             }
         };
         Some(Ok(wire::GenerateResponse { event: Some(event) }))
@@ -279,7 +281,7 @@ impl From<Finished> for wire::Finished {
             cached_prompt_tokens: 0,
         };
         let timings = Some(finished.timings.into());
-        Self { reason: reason.into(), stop_token_id, usage: Some(usage), timings }
+        Self { reason: reason.into(), stop_token_id, usage: Some(usage), timings, index: 0 }
     }
 }
 

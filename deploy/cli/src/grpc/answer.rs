@@ -101,7 +101,7 @@ impl Gateway {
         let pieces = match question {
             Question::Chat(turns) => {
                 let messages = turns.into_iter().map(message).collect();
-                let request = ChatRequest { model, messages, tools: Vec::new(), options };
+                let request = ChatRequest { model, messages, tools: Vec::new(), options, tool_choice: None };
                 let stream = client.chat(call.request(request)).await?.into_inner();
                 stream.map(|item| Ok(item?.event.and_then(from_chat))).boxed()
             }

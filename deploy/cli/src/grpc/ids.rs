@@ -58,7 +58,7 @@ impl Inference {
 
 fn step(event: Event) -> Option<Step> {
     match event {
-        Event::Started(_) => None,
+        Event::Started(_) | Event::PromptLogprobs(_) => None,
         Event::Tokens(_) => Some(Step::Tokens),
         Event::Finished(finished) => {
             let usage = finished.usage.unwrap_or_default();

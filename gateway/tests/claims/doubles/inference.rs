@@ -105,7 +105,7 @@ impl Call {
         self.generated += u32::try_from(ids.len()).unwrap();
         let logprob = self.request.top_logprobs.map(|_| -0.5);
         let tokens = ids.iter().map(|&id| Token { id, logprob, top_logprobs: Vec::new() }).collect();
-        self.send(Event::Tokens(Tokens { tokens })).await;
+        self.send(Event::Tokens(Tokens { tokens, index: 0 })).await;
     }
 
     /// Ends it as the model does: with its end token.
@@ -120,7 +120,8 @@ impl Call {
             completion_tokens: self.generated,
             cached_prompt_tokens: 0,
         };
-        let finished = Finished { reason: reason.into(), stop_token_id, usage: Some(usage), timings: None };
+        let finished =
+            Finished { reason: reason.into(), stop_token_id, usage: Some(usage), timings: None, index: 0 };
         self.send(Event::Finished(finished)).await;
     }
 
