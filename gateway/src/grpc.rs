@@ -22,6 +22,7 @@ use weft_runtime::Deadline;
 use crate::{
     answer::{Event, Started},
     config::Limits,
+    inbound::tenant::tenant_of,
     models::Models,
     pipeline::Pipeline,
     request::{Ask, Scope},
@@ -108,7 +109,7 @@ impl GatewayService for Gateway {
 
 /// What all calls for this request share.
 fn scope<T>(request: &Request<T>) -> Scope {
-    Scope { request_id: request_id(), deadline: Deadline::of(request) }
+    Scope { request_id: request_id(), deadline: Deadline::of(request), tenant: tenant_of(request) }
 }
 
 /// The id of the trace that the request is part of; where nothing is traced, one of its own.

@@ -4,6 +4,8 @@ use std::{collections::HashMap, mem};
 
 use weft_runtime::Deadline;
 
+use crate::inbound::tenant::Tenant;
+
 /// What all calls made for one request share.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
@@ -11,6 +13,8 @@ pub(crate) struct Scope {
     pub(crate) request_id: String,
     /// When the caller stops waiting.
     pub(crate) deadline: Option<Deadline>,
+    /// Whom inference charges for it.
+    pub(crate) tenant: Tenant,
 }
 
 /// A request for text.

@@ -1,6 +1,7 @@
 //! THE inbound stack: what every request passes before the gateway does any work for it.
 
 pub(crate) mod admission;
+pub(crate) mod tenant;
 
 use tower::Layer;
 use weft_runtime::server::Routes;

@@ -21,7 +21,7 @@ use super::{Route, endpoint::Endpoint, failure, request, retry::Retry};
 use crate::{
     answer::{FinishReason, Token, Usage},
     error::{Error, Failure, Peer},
-    request::{Options, Sampling, StopRules},
+    request::{Options, Sampling, Scope, StopRules},
 };
 
 /// Calls inference. Cheap to clone.
@@ -91,9 +91,10 @@ impl Inference {
         prompt: Vec<u32>,
         options: &Options,
         field: &str,
-        deadline: Option<Deadline>,
+        scope: &Scope,
     ) -> Result<Generation, Error> {
-        let message = wire_request(prompt, options);
+        let deadline = scope.deadline;
+        let message = wire_request(prompt, options, scope);
         let attempt = || {
             let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
             async move {
@@ -220,13 +221,14 @@ fn our_field(theirs: &str, prompt: &str) -> Option<String> {
     }
 }
 
-fn wire_request(prompt_token_ids: Vec<u32>, options: &Options) -> GenerateRequest {
+fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) -> GenerateRequest {
     GenerateRequest {
         prompt_token_ids,
         sampling: Some(wire_sampling(&options.sampling)),
         stop: Some(wire_stop(&options.stop)),
         top_logprobs: options.top_logprobs,
         priority: options.priority,
+        tenant: scope.tenant.name().map(str::to_owned),
         ..GenerateRequest::default()
     }
 }

@@ -208,8 +208,8 @@ impl Story<'_> {
     /// Begins a generation and waits until its prompt is in the cache.
     async fn generate(&self, ids: Vec<u32>, operation: &'static str, field: &str) -> Result<Running, Error> {
         let span = record::generation_span(self.scope, operation, &self.served.model.id);
-        let (inference, deadline) = (&self.pipeline.outbound.inference, self.scope.deadline);
-        let begin = inference.generate(ids, self.options, field, deadline).instrument(span.clone());
+        let inference = &self.pipeline.outbound.inference;
+        let begin = inference.generate(ids, self.options, field, self.scope).instrument(span.clone());
         let generation = timed(self.pipeline.metrics.stage("generate"), begin).await?;
         Ok(Running { generation, span })
     }

@@ -120,6 +120,7 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
             rules: StopRules::new(TOKENS, 0, Vec::new()),
             top_logprobs: None,
             priority: 0,
+            tenant: Default::default(),
         };
         engine.generate(request, None)
     });

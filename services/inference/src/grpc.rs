@@ -164,7 +164,6 @@ fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
         ("constraint", request.constraint.is_some()),
         ("n", request.n.is_some_and(|n| n > 1)),
         ("prompt_top_logprobs", request.prompt_top_logprobs.is_some()),
-        ("tenant", request.tenant.is_some()),
     ];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
@@ -181,6 +180,7 @@ impl From<wire::GenerateRequest> for GenerateRequest {
             ignore_eos: stop.ignore_eos,
             top_logprobs: request.top_logprobs,
             priority: request.priority,
+            tenant: request.tenant,
         }
     }
 }

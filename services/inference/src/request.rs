@@ -5,6 +5,7 @@ use weft_runtime::status::Violations;
 
 use crate::{
     sampler::{Defaults, SamplingParams, SamplingRequest},
+    sequence::Tenant,
     stop::StopRules,
 };
 
@@ -12,6 +13,8 @@ use crate::{
 const MAX_STOP_IDS: usize = 64;
 /// The most of the likeliest tokens that are reported at each position.
 const MAX_TOP_LOGPROBS: u32 = 20;
+/// The longest name of a tenant, in bytes.
+const MAX_TENANT_BYTES: usize = 128;
 /// The highest priority; the lowest is its negative.
 const MAX_PRIORITY: i32 = 100;
 
@@ -53,6 +56,8 @@ pub struct GenerateRequest {
     pub top_logprobs: Option<u32>,
     /// Higher runs earlier.
     pub priority: Option<i32>,
+    /// Whom to charge.
+    pub tenant: Option<String>,
 }
 
 /// A generation that can be run.
@@ -68,6 +73,8 @@ pub struct Generate {
     pub top_logprobs: Option<usize>,
     /// Higher runs earlier.
     pub priority: i32,
+    /// Whom to charge; the empty name where nobody was named.
+    pub tenant: Tenant,
 }
 
 impl GenerateRequest {
@@ -87,10 +94,14 @@ impl GenerateRequest {
         violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
             format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         });
+        let tenant = self.tenant.unwrap_or_default();
+        violations.require(tenant.len() <= MAX_TENANT_BYTES, "tenant", || {
+            format!("has {} bytes; must have at most {MAX_TENANT_BYTES}", tenant.len())
+        });
         let params = self.sampling.resolve(&served.defaults, served.vocabulary_size, seed, &mut violations);
         violations.into_result()?;
         let top_logprobs = top_logprobs.map(|top| top as usize);
-        Ok(Generate { prompt: self.prompt, params, rules, top_logprobs, priority })
+        Ok(Generate { prompt: self.prompt, params, rules, top_logprobs, priority, tenant: tenant.into() })
     }
 
     fn rules(&self, served: &Served, violations: &mut Violations) -> StopRules {

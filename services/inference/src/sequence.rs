@@ -1,6 +1,6 @@
 //! What the scheduler knows of a request.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -22,6 +22,9 @@ impl Rank {
     }
 }
 
+/// Whose request it is. All that name nobody belong to the tenant with the empty name.
+pub type Tenant = Arc<str>;
+
 /// What a sequence runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
@@ -36,6 +39,8 @@ pub enum Goal {
 pub struct Sequence<T> {
     /// Its place and name.
     pub rank: Rank,
+    /// Whom it is charged to.
+    pub tenant: Tenant,
     /// When its caller stops waiting.
     pub deadline: Option<Instant>,
     /// What it runs for.
@@ -56,6 +61,7 @@ impl<T> Sequence<T> {
         debug_assert!(!prompt.is_empty(), "a sequence needs a token to start from");
         Self {
             rank,
+            tenant: Tenant::default(),
             deadline: None,
             goal,
             payload,
@@ -71,6 +77,13 @@ impl<T> Sequence<T> {
     #[must_use]
     pub fn until(mut self, deadline: Option<Instant>) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The same, charged to this tenant.
+    #[must_use]
+    pub fn charged_to(mut self, tenant: Tenant) -> Self {
+        self.tenant = tenant;
         self
     }
 

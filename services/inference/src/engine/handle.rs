@@ -66,7 +66,9 @@ impl EngineHandle {
         let chooser = Chooser::new(request.params, request.top_logprobs, &request.prompt);
         let answer = Answer::Tokens(Box::new(Tokens { outbox, chooser, rules: request.rules }));
         let work = Work { timeline: Timeline::arrive(request.priority), answer, _place: place };
-        let sequence = Sequence::new(rank, Goal::Tokens, request.prompt, work).until(deadline);
+        let sequence = Sequence::new(rank, Goal::Tokens, request.prompt, work)
+            .until(deadline)
+            .charged_to(request.tenant);
         let abort = AbortOnDrop { rank, door: Arc::clone(&self.door) };
         self.door.send(Command::Submit(Box::new(sequence)));
         Ok(Generation { events, ended: false, _abort: abort })

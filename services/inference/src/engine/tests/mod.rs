@@ -141,6 +141,7 @@ fn request(prompt: &[u32], tokens: usize) -> Generate {
         rules: StopRules::new(tokens, 0, Vec::new()),
         top_logprobs: None,
         priority: 0,
+        tenant: Default::default(),
     }
 }
 
