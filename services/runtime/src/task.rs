@@ -2,13 +2,18 @@
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
 };
 
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::{
+    task::{AbortHandle, JoinHandle},
+    time::{Instant, sleep_until},
+};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -122,6 +127,27 @@ impl Drop for Listed {
     }
 }
 
+tokio::task_local! {
+    /// When the call that this task runs is dropped, once it has said so.
+    static LIMIT: Arc<OnceLock<Instant>>;
+}
+
+/// Has the call that runs in this task dropped at that instant, whatever it waits for then.
+///
+/// A response races its own deadline only where it is polled, and hyper does not poll it while its reader has no room:
+/// a caller that stops reading would hold what its call holds for as long as it likes.
+pub(crate) fn drop_call_at(instant: Instant) {
+    // Outside a call there is nothing to drop; a second limit would be another layer's.
+    let _ = LIMIT.try_with(|limit| limit.set(instant));
+}
+
+/// Resolves at the call's limit, if it says one.
+async fn limit_passed(limit: &OnceLock<Instant>) {
+    // Polled each time after the call, and so after it has said its limit.
+    let instant = poll_fn(|_| limit.get().map_or(Poll::Pending, |instant| Poll::Ready(*instant))).await;
+    sleep_until(instant).await;
+}
+
 /// Runs the calls of a connection as tasks of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct CallExecutor(pub(crate) Tasks);
@@ -132,7 +158,15 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.spawn_root("call", call);
+        let limit = Arc::new(OnceLock::new());
+        let bounded = LIMIT.scope(Arc::clone(&limit), async move {
+            tokio::select! {
+                biased;
+                _ = call => {}
+                () = limit_passed(&limit) => {}
+            }
+        });
+        self.0.spawn_root("call", bounded);
     }
 }
 

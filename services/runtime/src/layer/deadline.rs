@@ -13,7 +13,11 @@ use crate::{
     body,
     deadline::{self, Deadline},
     status::{self, reason},
+    task,
 };
+
+/// How long after its deadline a call is dropped whose reader takes nothing, not even the status that says why.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// How long calls may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,7 @@ impl Around for Incoming {
         let deadline = Deadline::after(asked.unwrap_or(self.limits.default).min(self.limits.most));
         request.extensions_mut().insert(deadline);
         super::trace::record_deadline(deadline);
+        task::drop_call_at(deadline.instant() + STALLED);
         race(deadline, request, next).await
     }
 }

@@ -8,7 +8,9 @@ use tonic_types::StatusExt as _;
 use weft_proto::tokenizer::v1::GetTokenizerInfoRequest;
 use weft_runtime::{Deadline, client::ClientConfig, pipe::pipe, status};
 
-use crate::support::{Client, STALL, Served, bare_server, encode, outgoing, scripts, text};
+use crate::support::{
+    Client, FLOOD, STALL, Served, bare_client, bare_server, encode, outgoing, scripts, text,
+};
 
 fn with_deadline<T>(message: T, left: Duration) -> Request<T> {
     let mut request = Request::new(message);
@@ -30,6 +32,21 @@ async fn a_stream_that_stalls_after_its_first_message_ends_at_its_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(status::reason_of(&status).as_deref(), Some("DEADLINE"));
     assert_eq!(begun.elapsed().as_secs(), 2);
+}
+
+/// Fact 1, on the server: a response is not even polled while its reader has no room for more.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_stops_reading_holds_its_call_no_longer_than_its_deadline() {
+    let served = Served::new().await;
+    let mut request = Request::new(scripts(&[FLOOD]));
+    request.metadata_mut().insert("grpc-timeout", "2S".parse().unwrap());
+    let stream = bare_client(&served.connector).decode_stream(request).await.unwrap();
+    let ended = || served.context.metrics.encode().contains("weft_rpc_server_calls_total");
+    tokio::time::sleep(Duration::from_millis(1_900)).await;
+    assert!(!ended());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(ended());
+    drop(stream);
 }
 
 /// Fact 1, on the client: the peer may not look at the clock at all.

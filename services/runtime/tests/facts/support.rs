@@ -35,6 +35,7 @@ pub(crate) const ECHO: u32 = 0;
 pub(crate) const STALL: u32 = 1;
 pub(crate) const FAIL: u32 = 2;
 pub(crate) const PANIC: u32 = 3;
+pub(crate) const FLOOD: u32 = 4;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the weights are torn")]
@@ -95,6 +96,7 @@ impl TokenizerService for Scripted {
             let text = Ok(DecodeStreamResponse { text: "text".to_owned() });
             let said = futures::stream::once(async { text });
             match script {
+                Ok(FLOOD) => said.chain(futures::stream::repeat_with(flood)).boxed(),
                 Ok(STALL) => said.chain(futures::stream::pending()).boxed(),
                 // tonic sends what is ready as one; a pause lets the first message go out alone.
                 Ok(FAIL) => said.chain(after_a_pause(|| Err(Status::data_loss("torn")))).boxed(),
@@ -119,6 +121,11 @@ impl TokenizerService for Scripted {
             ..Default::default()
         }))
     }
+}
+
+/// More than a stream may have unread, in a few messages.
+fn flood() -> Result<DecodeStreamResponse, Status> {
+    Ok(DecodeStreamResponse { text: "x".repeat(32 << 10) })
 }
 
 fn after_a_pause<T: Send>(then: impl FnOnce() -> T + Send) -> impl Stream<Item = T> + Send {
@@ -221,6 +228,17 @@ pub(crate) fn bare_server(mut incoming: Incoming) -> JoinHandle<()> {
             Tasks::default().spawn("connection", http2.serve_connection(TokioIo::new(io), service));
         }
     })
+}
+
+/// A client without a single layer of ours: it has no clock.
+pub(crate) fn bare_client(connector: &Connector) -> TokenizerServiceClient<tonic::transport::Channel> {
+    let connector = connector.clone();
+    let connect = tower::service_fn(move |_| {
+        let pipe = connector.connect();
+        async move { pipe.map(TokioIo::new) }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://pipe");
+    TokenizerServiceClient::new(endpoint.connect_with_connector_lazy(connect))
 }
 
 pub(crate) fn encode(text: &str) -> EncodeRequest {
