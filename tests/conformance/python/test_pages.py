@@ -8,6 +8,7 @@ from conversation import ask, collect
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from mesh import SERVICES, Mesh
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
@@ -21,7 +22,8 @@ def test_metrics_are_valid_openmetrics(mesh: Mesh, gateway: GatewayServiceStub, 
     families = list(text_string_to_metric_families(mesh.page(service, "/metrics")))
     assert families
     for family in families:
-        assert re.fullmatch(r"weft_[a-z0-9_]+", family.name), family.name
+        # What the Gateway API Inference Extension reads has vLLM's names.
+        assert re.fullmatch(r"(weft_|vllm:)[a-z0-9_]+", family.name), family.name
         assert family.documentation, f"{family.name} has no help"
     counted = [sample.value for family in families for sample in family.samples if sample.name.endswith("_total")]
     assert any(value > 0 for value in counted), "a chat left no count"
@@ -55,6 +57,14 @@ def test_reflection_describes_the_api_with_its_comments(mesh: Mesh, service: str
     (own,) = [file for file in files if file.package == f"weft.{service}.v1"]
     comments = [location.leading_comments for location in own.source_code_info.location]
     assert any(comments), "reflection is the documentation of the API, so it must hold the comments"
+
+
+def test_old_clients_find_the_api_by_the_reflection_that_they_speak(mesh: Mesh) -> None:
+    with mesh.channel("gateway") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert NAMES["gateway"] in database.get_services()
+        file = database.FindFileContainingSymbol(NAMES["gateway"])
+    assert file.package == "weft.gateway.v1"
 
 
 def reflect(channel: grpc.Channel, **request: str) -> reflection_pb2.ServerReflectionResponse:

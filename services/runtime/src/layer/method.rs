@@ -9,10 +9,11 @@ use prost_types::FileDescriptorSet;
 pub(crate) const UNKNOWN: &str = "unknown";
 
 /// Every contract that a process may serve: ours, health, reflection.
-pub(crate) const CONTRACTS: [&[u8]; 3] = [
+pub(crate) const CONTRACTS: [&[u8]; 4] = [
     weft_proto::FILE_DESCRIPTOR_SET,
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
 /// `package.Service/Method` of all of them. Constant data, so the one static of this crate is harmless.

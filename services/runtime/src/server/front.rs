@@ -36,13 +36,17 @@ impl Front {
     /// # Errors
     /// A descriptor set that does not decode.
     pub(crate) fn new(health: HealthRpc) -> Result<Self, BoxError> {
-        let mut reflection = tonic_reflection::server::Builder::configure();
-        for contract in method::CONTRACTS {
-            reflection = reflection.register_encoded_file_descriptor_set(contract);
-        }
+        let reflection = || {
+            let builder = tonic_reflection::server::Builder::configure();
+            method::CONTRACTS
+                .iter()
+                .fold(builder, |builder, contract| builder.register_encoded_file_descriptor_set(contract))
+        };
         let mut housekeeping = RoutesBuilder::default();
         housekeeping.add_service(HealthServer::new(health));
-        housekeeping.add_service(reflection.build_v1()?);
+        housekeeping.add_service(reflection().build_v1()?);
+        // All that Python's grpcio-reflection speaks, and older grpcurls.
+        housekeeping.add_service(reflection().build_v1alpha()?);
         Ok(Self { housekeeping: housekeeping.routes().prepare(), services: Arc::default() })
     }
 
