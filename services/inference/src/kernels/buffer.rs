@@ -12,7 +12,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use super::lanes::Pair;
 
 /// The system has no such amount of memory to give.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory for {bytes} bytes")]
 pub(crate) struct OutOfMemory {
     /// Bytes asked for.
@@ -26,6 +26,8 @@ pub(crate) struct OutOfMemory {
 pub(super) unsafe trait Plain: Copy + Send + Sync + 'static {}
 // SAFETY: plain numbers.
 unsafe impl Plain for f32 {}
+// SAFETY: plain bytes.
+unsafe impl Plain for u8 {}
 // SAFETY: transparent over u16.
 unsafe impl Plain for bf16 {}
 // SAFETY: transparent over u16.

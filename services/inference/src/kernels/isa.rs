@@ -76,7 +76,8 @@ mod x86 {
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
         let bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
         [(avx2, Level::Avx2), (avx512, Level::Avx512), (bf16, Level::Avx512Bf16)]
             .into_iter()
@@ -90,13 +91,13 @@ mod x86 {
         unsafe { kernel.run::<Avx2>() }
     }
 
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) unsafe fn with_avx512(kernel: impl Kernel) {
         // SAFETY: the features are enabled here, and the caller has seen them.
         unsafe { kernel.run::<Avx512<false>>() }
     }
 
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
     pub(super) unsafe fn with_avx512_bf16(kernel: impl Kernel) {
         // SAFETY: the features are enabled here, and the caller has seen them.
         unsafe { kernel.run::<Avx512<true>>() }

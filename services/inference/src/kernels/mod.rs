@@ -38,7 +38,7 @@ pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
 pub(crate) use cuda::load_libtorch_cuda;
 pub(crate) use isa::Isa;
-pub(crate) use matrix::{Matrix, Mode, Weights};
+pub(crate) use matrix::{Matrix, MatrixError, Mode, Weights};
 pub(crate) use pool::Pool;
 
 /// What computes: an instruction set and threads.
@@ -46,6 +46,10 @@ pub(crate) use pool::Pool;
 pub(crate) struct Cpu {
     isa: Isa,
     pool: Pool,
+    /// Inputs of the last product, for the next one to overwrite.
+    pairs: Vec<lanes::Pair>,
+    /// As `pairs`, of products by weights of few bits.
+    rounded: matrix::Rounded,
 }
 
 impl Cpu {
@@ -54,7 +58,7 @@ impl Cpu {
     /// # Errors
     /// The system gives no more threads.
     pub(crate) fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
-        Ok(Self { isa, pool: Pool::new(threads)? })
+        Ok(Self { isa, pool: Pool::new(threads)?, pairs: Vec::new(), rounded: matrix::Rounded::default() })
     }
 }
 

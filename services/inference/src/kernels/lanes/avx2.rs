@@ -46,10 +46,27 @@ unsafe fn add_dot(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
     }
 }
 
+/// The products of four unsigned bytes with four signed ones added to eight lanes. By way of 16 bits, since the
+/// instruction for bytes saturates.
+#[inline(always)]
+unsafe fn add_quad_dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+    // SAFETY: AVX2 is present, by the contract of `Lanes`.
+    unsafe {
+        let even = _mm256_madd_epi16(
+            _mm256_and_si256(unsigned, _mm256_set1_epi16(0xff)),
+            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(signed)),
+        );
+        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(unsigned), _mm256_srai_epi16::<8>(signed));
+        _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+    }
+}
+
 // SAFETY (of every function): the instructions are present and pointers are valid for sixteen elements, by the contract
 // of `Lanes`; all loads and stores are the unaligned forms.
 impl Lanes for Avx2 {
     type Pairs = [__m256i; 2];
+    type Quads = [__m256i; 2];
+    type Ints = [__m256i; 2];
     const TILE_ROWS: usize = 3;
     const TILE_QUERIES: usize = 3;
 
@@ -107,6 +124,54 @@ impl Lanes for Avx2 {
     unsafe fn add_dot(self, a: Self::Pairs, b: Self::Pairs) -> Self {
         // SAFETY: see above.
         unsafe { Self(add_dot(self.0, a[0], b[0]), add_dot(self.1, a[1], b[1])) }
+    }
+    #[inline(always)]
+    unsafe fn load_quads(from: *const u8) -> Self::Quads {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(quads: Self::Quads) -> [Self::Quads; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let mask = _mm256_set1_epi8(0x0f);
+            let upper = |quads| _mm256_and_si256(_mm256_srli_epi16::<4>(quads), mask);
+            let [left, right] = quads;
+            [[_mm256_and_si256(left, mask), _mm256_and_si256(right, mask)], [upper(left), upper(right)]]
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_quad(quad: [i8; 4]) -> Self::Quads {
+        // SAFETY: see above; a quad has the size of an i32.
+        unsafe { [_mm256_set1_epi32(std::mem::transmute::<[i8; 4], i32>(quad)); 2] }
+    }
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+    #[inline(always)]
+    unsafe fn add_quad_dot(sum: Self::Ints, unsigned: Self::Quads, signed: Self::Quads) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe {
+            [add_quad_dot(sum[0], unsigned[0], signed[0]), add_quad_dot(sum[1], unsigned[1], signed[1])]
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_ints(ints: Self::Ints) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        // SAFETY: see above.
+        unsafe {
+            let words = |values| {
+                let ints = _mm256_cvtps_epi32(values);
+                _mm_packs_epi32(_mm256_castsi256_si128(ints), _mm256_extracti128_si256::<1>(ints))
+            };
+            _mm_storeu_si128(to.cast(), _mm_packs_epi16(words(self.0), words(self.1)));
+        }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

@@ -1,4 +1,4 @@
-//! One 512-bit register, for machines with AVX-512 (F, BW, DQ, VL), with or without its bf16 dot product.
+//! One 512-bit register, for machines with AVX-512 (F, BW, DQ, VL, VNNI), with or without its bf16 dot product.
 
 use std::arch::x86_64::*;
 
@@ -27,6 +27,8 @@ unsafe fn widen_pairs(pairs: __m512i) -> (__m512, __m512) {
 // of `Lanes`; all loads and stores are the unaligned forms.
 impl<const BF16: bool> Lanes for Avx512<BF16> {
     type Pairs = __m512i;
+    type Quads = __m512i;
+    type Ints = __m512i;
     const TILE_ROWS: usize = 12;
     const TILE_QUERIES: usize = 8;
 
@@ -89,6 +91,44 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
                 Self(_mm512_fmadd_ps(a1, b1, _mm512_fmadd_ps(a0, b0, self.0)))
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn load_quads(from: *const u8) -> Self::Quads {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(quads: Self::Quads) -> [Self::Quads; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let mask = _mm512_set1_epi8(0x0f);
+            [_mm512_and_si512(quads, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(quads), mask)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn splat_quad(quad: [i8; 4]) -> Self::Quads {
+        // SAFETY: see above; a quad has the size of an i32.
+        unsafe { _mm512_set1_epi32(std::mem::transmute::<[i8; 4], i32>(quad)) }
+    }
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    unsafe fn add_quad_dot(sum: Self::Ints, unsigned: Self::Quads, signed: Self::Quads) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe { _mm512_dpbusd_epi32(sum, unsigned, signed) }
+    }
+    #[inline(always)]
+    unsafe fn from_ints(ints: Self::Ints) -> Self {
+        // SAFETY: see above.
+        unsafe { Self(_mm512_cvtepi32_ps(ints)) }
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        // SAFETY: see above.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(self.0))) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

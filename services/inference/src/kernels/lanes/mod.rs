@@ -28,6 +28,10 @@ pub(super) type Pair = [bf16; 2];
 pub(super) trait Lanes: Copy {
     /// Sixteen pairs.
     type Pairs: Copy;
+    /// Sixteen times four bytes side by side: the unit of the byte dot product.
+    type Quads: Copy;
+    /// Sixteen `i32`.
+    type Ints: Copy;
     /// Rows of activations that one product tile keeps in registers.
     const TILE_ROWS: usize;
     /// Queries that one attention tile keeps in registers.
@@ -51,6 +55,20 @@ pub(super) trait Lanes: Copy {
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs;
     /// `self + a[0] * b[0] + a[1] * b[1]` in each lane.
     unsafe fn add_dot(self, a: Self::Pairs, b: Self::Pairs) -> Self;
+    /// Reads 64 bytes.
+    unsafe fn load_quads(from: *const u8) -> Self::Quads;
+    /// The lower four bits of each byte, and the upper four.
+    unsafe fn nibbles(quads: Self::Quads) -> [Self::Quads; 2];
+    /// The same four bytes in all lanes.
+    unsafe fn splat_quad(quad: [i8; 4]) -> Self::Quads;
+    /// The same number in all lanes.
+    unsafe fn splat_int(value: i32) -> Self::Ints;
+    /// `sum` and the products of four unsigned bytes with four signed ones, in each lane; exact within an `i32`.
+    unsafe fn add_quad_dot(sum: Self::Ints, unsigned: Self::Quads, signed: Self::Quads) -> Self::Ints;
+    /// The nearest `f32` of each number.
+    unsafe fn from_ints(ints: Self::Ints) -> Self;
+    /// Writes whole numbers in -128..=127 as bytes.
+    unsafe fn store_i8(self, to: *mut i8);
     /// Lane by lane.
     unsafe fn add(self, other: Self) -> Self;
     /// Lane by lane.

@@ -18,6 +18,8 @@ impl Portable {
 // SAFETY (of every function): pointers are valid for sixteen elements, by the contract of `Lanes`.
 impl Lanes for Portable {
     type Pairs = [Pair; WIDTH];
+    type Quads = [[u8; 4]; WIDTH];
+    type Ints = [i32; WIDTH];
     const TILE_ROWS: usize = 2;
     const TILE_QUERIES: usize = 2;
 
@@ -66,6 +68,40 @@ impl Lanes for Portable {
             let [b0, b1] = b[lane].map(widen);
             self.0[lane] + a0 * b0 + a1 * b1
         }))
+    }
+    #[inline(always)]
+    unsafe fn load_quads(from: *const u8) -> Self::Quads {
+        // SAFETY: see above.
+        unsafe { from.cast::<Self::Quads>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn nibbles(quads: Self::Quads) -> [Self::Quads; 2] {
+        [quads.map(|quad| quad.map(|byte| byte & 0x0f)), quads.map(|quad| quad.map(|byte| byte >> 4))]
+    }
+    #[inline(always)]
+    unsafe fn splat_quad(quad: [i8; 4]) -> Self::Quads {
+        [quad.map(i8::cast_unsigned); WIDTH]
+    }
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> Self::Ints {
+        [value; WIDTH]
+    }
+    #[inline(always)]
+    unsafe fn add_quad_dot(sum: Self::Ints, unsigned: Self::Quads, signed: Self::Quads) -> Self::Ints {
+        std::array::from_fn(|lane| {
+            let bytes = unsigned[lane].iter().zip(signed[lane]);
+            let products = bytes.map(|(unsigned, signed)| i32::from(*unsigned) * i32::from(signed as i8));
+            sum[lane] + products.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    unsafe fn from_ints(ints: Self::Ints) -> Self {
+        Self(ints.map(|int| int as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        // SAFETY: see above.
+        unsafe { to.cast::<[i8; WIDTH]>().write_unaligned(self.0.map(|value| value as i8)) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

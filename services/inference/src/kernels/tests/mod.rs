@@ -1,6 +1,7 @@
 //! Kernels against plain loops in f64, with every instruction set that this machine has, on random data and odd sizes.
 
 mod attention;
+mod coded;
 mod pool;
 mod product;
 mod rows;

@@ -123,6 +123,12 @@ pub enum LoadError {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// Weights of few bits that no kernel takes.
+    #[error("weights cannot be used: {reason}")]
+    Weights {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// libtorch refused an operation while the weights were prepared.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),

@@ -8,7 +8,8 @@ use tch::{Kind, Tensor};
 use super::{Backend, Shape, step};
 use crate::{
     kernels::{
-        Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, Mode, Plan, Sequence, Weights,
+        Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, MatrixError, Mode, Plan,
+        Sequence, Weights,
     },
     model::{
         Batch, ModelError,
@@ -115,6 +116,13 @@ fn widened(tensor: &Tensor) -> Result<Vec<f32>, LoadError> {
     elements(&tensor.f_to_kind(Kind::Float)?)
 }
 
+fn refused(error: MatrixError) -> LoadError {
+    match error {
+        MatrixError::Memory(memory) => LoadError::Memory { bytes: memory.bytes },
+        other => LoadError::Weights { reason: other.to_string() },
+    }
+}
+
 impl Backend for Kernels {
     type Rows = Rows;
     type Matrix = Matrix;
@@ -138,7 +146,7 @@ impl Backend for Kernels {
                 Matrix::new(Weights::F16(&values), outputs, bias, arena)
             }
         };
-        matrix.map_err(|error| LoadError::Memory { bytes: error.bytes })
+        matrix.map_err(refused)
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
