@@ -66,6 +66,7 @@ fn plan(config: &Config, context: &Context) -> Plan {
         limits: config.scheduler.step_limits(),
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
+        failure: context.failure.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Map:
 //! - a process: `process` (config → telemetry → bind → start → serve → drain → flush), `config` (every problem at once),
-//!   `health` (conditions), `drain` (phases), `task` (owners), `admin` (`/metrics`, `/livez`, `/readyz`), `metrics`,
+//!   `health` (conditions), `drain` (phases), `failure` (a reason to end), `task` (owners), `admin` (`/metrics`, `/livez`, `/readyz`), `metrics`,
 //!   `telemetry` (logs and traces).
 //! - calls in: `server` (what is served, within which limits), `layer` (what every call passes), `tls`, `flow` (windows).
 //! - calls out: `client` (a connection that heals itself, replicas, breakers).
@@ -18,6 +18,7 @@ pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod drain;
+pub mod failure;
 mod flow;
 pub mod health;
 pub mod layer;
@@ -31,6 +32,7 @@ pub mod telemetry;
 pub mod tls;
 
 pub use deadline::Deadline;
+pub use failure::Failure;
 pub use process::{BoxError, Context, Process, RuntimeConfig, main};
 pub use server::Services;
 pub use task::Tasks;

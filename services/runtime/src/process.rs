@@ -48,6 +48,7 @@ use crate::{
     Services, Tasks,
     config::{self, FromConfig, Section, between},
     drain::{Drain, DrainConfig},
+    failure::Failure,
     health::Health,
     layer,
     metrics::Metrics,
@@ -71,6 +72,8 @@ pub struct Context {
     pub health: Health,
     /// Where in its life the process is.
     pub drain: Drain,
+    /// Where it says that it cannot go on.
+    pub failure: Failure,
     /// Bounds on calls: a service sets `max_message_bytes` on the servers that it builds.
     pub limits: Limits,
     /// Counts of the calls that the process makes, whatever the peer.
@@ -112,7 +115,7 @@ impl FromConfig for Threads {
 /// `EX_USAGE`: what was asked for cannot be done, and asking again will not help.
 const EXIT_USAGE: u8 = 64;
 
-/// Runs a service until it is told to stop (SIGTERM, SIGINT) and drained.
+/// Runs a service until it is told to stop (SIGTERM, SIGINT) or reports a [`Failure`], and drained.
 ///
 /// The admin port and the gRPC port are bound before `start` runs; until it returns, health is NOT_SERVING and every other
 /// call is answered `UNAVAILABLE`. Exit codes: 0 after a clean drain, 64 for a configuration that is not usable, 1 otherwise.

@@ -167,8 +167,8 @@ impl<M: Model + ?Sized> Engine<M> {
             Ok(turn) => turn,
             Err(panic) => {
                 let reason = format!("the engine panicked: {}", words(panic.as_ref()));
-                tracing::error!(reason, "the engine ends");
-                self.condition.fails(reason);
+                self.condition.fails(reason.clone());
+                self.failure.report(reason);
                 self.dismiss_all(&EngineError::Panicked, &EngineError::Gone);
                 Turn::Stopped
             }

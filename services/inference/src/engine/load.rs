@@ -4,7 +4,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use weft_runtime::{BoxError, health::Condition};
+use weft_runtime::{BoxError, Failure, health::Condition};
 
 use super::{
     Engine, forward,
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) metrics: EngineMetrics,
     /// Holds once the model is warm, and as long as its steps succeed.
     pub(crate) condition: Condition,
+    /// Told when the engine cannot go on.
+    pub(crate) failure: Failure,
 }
 
 /// What is known once the model is warm.
@@ -64,6 +66,7 @@ impl<M: Model + ?Sized> Engine<M> {
             reporter,
             inbox,
             condition: plan.condition,
+            failure: plan.failure,
             failures: 0,
             model_id: plan.model_id,
             model,

@@ -28,7 +28,7 @@ mod work;
 
 use tokio::time::Instant;
 use tracing::Span;
-use weft_runtime::health::Condition;
+use weft_runtime::{Failure, health::Condition};
 
 pub(crate) use drive::{Started, start_stepped, start_thread};
 pub use handle::EngineHandle;
@@ -72,6 +72,7 @@ pub(crate) struct Engine<M: Model + ?Sized> {
     reporter: Reporter,
     inbox: Inbox,
     condition: Condition,
+    failure: Failure,
     failures: u32,
     model_id: String,
     model: Box<M>,

@@ -13,6 +13,7 @@ use super::{BoxError, Context, RuntimeConfig, observed};
 use crate::{
     Services, Tasks,
     drain::{Drain, Phase},
+    failure::Failure,
     health::{
         Condition, Health,
         rpc::{HealthRpc, Names},
@@ -59,6 +60,7 @@ impl Process {
             tasks: Tasks::default(),
             health,
             drain: Drain::new(),
+            failure: Failure::default(),
             limits: config.server.limits,
         };
         let (in_flight, names, connections) =
@@ -71,13 +73,13 @@ impl Process {
         &self.context
     }
 
-    /// Starts the service, serves it on `incoming` until `stop` resolves, and drains.
+    /// Starts the service, serves it on `incoming` until `stop` resolves or the service reports a failure, and drains.
     ///
     /// Connections are accepted from the beginning; until `start` resolves, health says NOT_SERVING and other calls are
     /// answered `UNAVAILABLE`. Dropping the future ends everything at once, as `kill -9` does.
     ///
     /// # Errors
-    /// Those of `start`, and a drain that had to cancel calls.
+    /// Those of `start`, the service's own failure, and a drain that had to cancel calls.
     pub async fn run<E, C>(
         self,
         start: impl Future<Output = Result<Services, E>>,
@@ -97,9 +99,14 @@ impl Process {
             () = &mut stop => return self.end().await,
             services = start => self.open(&front, services.map_err(Into::into)?),
         }
-        stop.await;
+        let failure = tokio::select! {
+            biased;
+            () = stop => None,
+            reason = self.context.failure.reported() => Some(reason),
+        };
         self.drain().await;
-        self.end().await
+        let ended = self.end().await;
+        failure.map_or(ended, |reason| Err(reason.into()))
     }
 
     fn accept<C: Connection>(

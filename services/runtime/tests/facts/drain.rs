@@ -39,6 +39,16 @@ async fn an_open_watch_of_health_does_not_hold_up_a_drain() {
     assert_eq!(begun.elapsed().as_secs(), ANNOUNCE.as_secs());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_process_that_cannot_go_on_drains_and_ends_with_the_first_reason() {
+    let served = Served::with(config()).await;
+    let begun = Instant::now();
+    served.context.failure.report("its thread is gone");
+    served.context.failure.report("and more");
+    assert_eq!(served.running.await.unwrap().unwrap_err().to_string(), "its thread is gone");
+    assert_eq!(begun.elapsed().as_secs(), ANNOUNCE.as_secs(), "nobody is cut off");
+}
+
 /// Fact 7: tonic's graceful shutdown has no limit.
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_does_not_end_is_cancelled_with_unavailable_and_named() {

@@ -68,6 +68,7 @@ fn a_panic_answers_everybody_and_ends_the_engine() {
     assert_eq!(failure(&mut runs), Some(EngineError::Panicked), "it may be the cause: no retry");
     assert_eq!(failure(&mut waits), Some(EngineError::Gone), "another replica may be asked");
     assert!(model_condition(&bench).unwrap().contains("told to panic"));
+    assert!(bench.context.failure.reason().unwrap().contains("told to panic"), "the process must not linger");
     drop(bench.engine);
     assert_eq!(bench.handle.generate(request(&[1], 1), None).unwrap_err(), EngineError::Gone);
 }

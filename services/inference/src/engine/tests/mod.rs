@@ -66,6 +66,7 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
         limits: setup.limits,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
+        failure: context.failure.clone(),
     }
 }
 
