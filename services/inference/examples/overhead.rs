@@ -119,6 +119,7 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
             params: params.clone(),
             rules: StopRules::new(TOKENS, 0, Vec::new()),
             top_logprobs: None,
+            prompt_top_logprobs: None,
             priority: 0,
             tenant: Default::default(),
         };

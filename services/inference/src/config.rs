@@ -74,7 +74,7 @@ pub struct LimitsConfig {
     pub max_prompt_tokens: Option<usize>,
     /// `max_new_tokens`: the longest output; what fits the context where unset.
     pub max_new_tokens: Option<usize>,
-    /// `max_embed_inputs`: the most inputs of one Embed call.
+    /// `max_embed_inputs`: the most inputs of one Embed or Score call.
     pub max_embed_inputs: usize,
 }
 

@@ -23,7 +23,7 @@ use crate::{
     engine::{EngineHandle, Event, Finished, Generation, Timings},
     error::EngineError,
     model::ModelInfo,
-    request::{GenerateRequest, Served, check_embed},
+    request::{GenerateRequest, Served, check_inputs},
     sampler::{Choice, SamplingRequest},
     stop::Ending,
 };
@@ -83,14 +83,26 @@ impl InferenceService for Inference {
     ) -> Result<Response<wire::EmbedResponse>, Status> {
         let deadline = Deadline::of(&request).map(Deadline::instant);
         let inputs = request.into_inner().inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
-        check_embed(&inputs, &self.served)?;
+        check_inputs(&inputs, &self.served)?;
         let vectors = self.engine.embed(inputs, deadline).await?;
         let embeddings = vectors.into_iter().map(|values| wire::Embedding { values }).collect();
         Ok(Response::new(wire::EmbedResponse { embeddings }))
     }
 
-    async fn score(&self, _: Request<wire::ScoreRequest>) -> Result<Response<wire::ScoreResponse>, Status> {
-        Err(unserved("Score"))
+    async fn score(
+        &self,
+        request: Request<wire::ScoreRequest>,
+    ) -> Result<Response<wire::ScoreResponse>, Status> {
+        let deadline = Deadline::of(&request).map(Deadline::instant);
+        let request = request.into_inner();
+        if request.adapter_id.is_some() {
+            return Err(unserved("adapter_id"));
+        }
+        let inputs = request.inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
+        check_inputs(&inputs, &self.served)?;
+        let scores = self.engine.score(inputs, deadline).await?;
+        let scores = scores.into_iter().map(|logprobs| wire::SequenceScore { logprobs }).collect();
+        Ok(Response::new(wire::ScoreResponse { scores }))
     }
 
     async fn load_adapter(
@@ -163,7 +175,6 @@ fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
         ("cache_salt", request.cache_salt.is_some()),
         ("constraint", request.constraint.is_some()),
         ("n", request.n.is_some_and(|n| n > 1)),
-        ("prompt_top_logprobs", request.prompt_top_logprobs.is_some()),
     ];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
@@ -179,6 +190,7 @@ impl From<wire::GenerateRequest> for GenerateRequest {
             stop_token_ids: stop.stop_token_ids,
             ignore_eos: stop.ignore_eos,
             top_logprobs: request.top_logprobs,
+            prompt_top_logprobs: request.prompt_top_logprobs,
             priority: request.priority,
             tenant: request.tenant,
         }
@@ -233,6 +245,10 @@ impl Tokens {
                 WireEvent::Started(wire::Started { prompt_tokens: count(prompt_tokens), seed })
             }
             Ok(Event::Finished(finished)) => WireEvent::Finished(finished.into()),
+            Ok(Event::Prompt(tokens)) => {
+                let tokens = tokens.into_iter().map(Into::into).collect();
+                WireEvent::PromptLogprobs(wire::PromptLogprobs { tokens })
+            }
             Ok(Event::Token(choice)) => {
                 let mut tokens = vec![choice.into()];
                 while let Some(Ok(Event::Token(_))) = self.held.front() {

@@ -36,6 +36,8 @@ pub enum Outcome {
     Length,
     /// With an embedding.
     Embedded,
+    /// With the likelihoods of its tokens.
+    Scored,
     /// The caller went away.
     Aborted,
     /// The deadline passed.
@@ -58,6 +60,7 @@ impl Outcome {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Embedded => "embedded",
+            Self::Scored => "scored",
             Self::Aborted => "aborted",
             Self::Expired => "expired",
             Self::StepFailed => "step_failed",

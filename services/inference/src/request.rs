@@ -29,7 +29,7 @@ pub struct Served {
     pub max_prompt_tokens: usize,
     /// The most new tokens.
     pub max_new_tokens: usize,
-    /// The most inputs of one Embed call.
+    /// The most inputs of one Embed or Score call.
     pub max_embed_inputs: usize,
     /// Ids that end a generation.
     pub end_token_ids: Vec<u32>,
@@ -54,6 +54,8 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     /// Report log-probabilities, and of this many of the likeliest.
     pub top_logprobs: Option<u32>,
+    /// Report log-probabilities of the prompt, and of this many of the likeliest.
+    pub prompt_top_logprobs: Option<u32>,
     /// Higher runs earlier.
     pub priority: Option<i32>,
     /// Whom to charge.
@@ -71,6 +73,8 @@ pub struct Generate {
     pub rules: StopRules,
     /// Report log-probabilities, and of this many of the likeliest.
     pub top_logprobs: Option<usize>,
+    /// Report log-probabilities of the prompt, and of this many of the likeliest.
+    pub prompt_top_logprobs: Option<usize>,
     /// Higher runs earlier.
     pub priority: i32,
     /// Whom to charge; the empty name where nobody was named.
@@ -86,10 +90,8 @@ impl GenerateRequest {
         let mut violations = Violations::new();
         check_prompt(&self.prompt, served, &mut violations);
         let rules = self.rules(served, &mut violations);
-        let top_logprobs = self.top_logprobs;
-        violations.require(top_logprobs.is_none_or(|top| top <= MAX_TOP_LOGPROBS), "top_logprobs", || {
-            format!("is {}; must be at most {MAX_TOP_LOGPROBS}", top_logprobs.unwrap_or_default())
-        });
+        let top_logprobs = check_top("top_logprobs", self.top_logprobs, &mut violations);
+        let prompt_top_logprobs = check_top("prompt_top_logprobs", self.prompt_top_logprobs, &mut violations);
         let priority = self.priority.unwrap_or(0);
         violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
             format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
@@ -100,8 +102,16 @@ impl GenerateRequest {
         });
         let params = self.sampling.resolve(&served.defaults, served.vocabulary_size, seed, &mut violations);
         violations.into_result()?;
-        let top_logprobs = top_logprobs.map(|top| top as usize);
-        Ok(Generate { prompt: self.prompt, params, rules, top_logprobs, priority, tenant: tenant.into() })
+        let tenant = tenant.into();
+        Ok(Generate {
+            prompt: self.prompt,
+            params,
+            rules,
+            top_logprobs,
+            prompt_top_logprobs,
+            priority,
+            tenant,
+        })
     }
 
     fn rules(&self, served: &Served, violations: &mut Violations) -> StopRules {
@@ -140,11 +150,11 @@ impl GenerateRequest {
     }
 }
 
-/// Checks the inputs of an Embed call.
+/// Checks the inputs of an Embed or Score call.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` with every input that breaks a rule.
-pub fn check_embed(inputs: &[Vec<u32>], served: &Served) -> Result<(), Status> {
+pub fn check_inputs(inputs: &[Vec<u32>], served: &Served) -> Result<(), Status> {
     let mut violations = Violations::new();
     let (count, most) = (inputs.len(), served.max_embed_inputs);
     violations.require(count > 0, "inputs", || "is empty; must have at least 1 input".to_owned());
@@ -159,6 +169,13 @@ pub fn check_embed(inputs: &[Vec<u32>], served: &Served) -> Result<(), Status> {
         check_ids(&field, input, served, &mut violations);
     }
     violations.into_result()
+}
+
+fn check_top(field: &str, top: Option<u32>, violations: &mut Violations) -> Option<usize> {
+    let top = top?;
+    violations
+        .require(top <= MAX_TOP_LOGPROBS, field, || format!("is {top}; must be at most {MAX_TOP_LOGPROBS}"));
+    Some(top as usize)
 }
 
 fn check_prompt(prompt: &[u32], served: &Served, violations: &mut Violations) {

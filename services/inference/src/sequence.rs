@@ -1,6 +1,6 @@
 //! What the scheduler knows of a request.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -32,6 +32,8 @@ pub enum Goal {
     Tokens,
     /// The sum of the hidden states of its prompt.
     Embedding,
+    /// How likely the tokens of its prompt are.
+    Scores,
 }
 
 /// A request's tokens and how far the cache has them. `T` is what the engine keeps with it.
@@ -47,12 +49,17 @@ pub struct Sequence<T> {
     pub goal: Goal,
     /// The engine's own.
     pub payload: T,
+    /// How likely each token of its prompt is shall be told, and so many of the likeliest: then every row of the prompt
+    /// is computed, whatever the cache holds already.
+    pub prompt_top: Option<usize>,
     /// How often it was preempted.
     pub preemptions: u32,
     pub(crate) table: BlockTable,
     tokens: Vec<u32>,
     prompt_len: usize,
     computed: usize,
+    /// Tokens of the prompt whose successor has been judged.
+    scored: usize,
 }
 
 impl<T> Sequence<T> {
@@ -64,12 +71,14 @@ impl<T> Sequence<T> {
             tenant: Tenant::default(),
             deadline: None,
             goal,
+            prompt_top: None,
             payload,
             preemptions: 0,
             table: BlockTable::default(),
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
+            scored: 0,
         }
     }
 
@@ -85,6 +94,21 @@ impl<T> Sequence<T> {
     pub fn charged_to(mut self, tenant: Tenant) -> Self {
         self.tenant = tenant;
         self
+    }
+
+    /// The same, with the likelihood of its prompt, and of so many of the likeliest tokens.
+    #[must_use]
+    pub fn telling_prompt(mut self, top: Option<usize>) -> Self {
+        self.prompt_top = top;
+        self
+    }
+
+    /// Positions among the next `rows` whose successor is to be judged: those of the prompt that have one, unless that
+    /// was done before a preemption.
+    pub fn unscored(&self, rows: usize) -> Range<usize> {
+        let end = if self.prompt_top.is_some() { self.prompt_len - 1 } else { 0 };
+        let end = end.min(self.computed + rows);
+        self.scored.max(self.computed).min(end)..end
     }
 
     /// Prompt and output.
@@ -119,6 +143,7 @@ impl<T> Sequence<T> {
 
     /// Notes that the cache has `rows` tokens more.
     pub(crate) fn advance(&mut self, rows: usize) {
+        self.scored = self.scored.max(self.unscored(rows).end);
         self.computed += rows;
         debug_assert!(self.computed <= self.tokens.len(), "more was computed than there is");
     }

@@ -14,6 +14,7 @@ use weft_runtime::drain::{Drain, Phase};
 use super::{
     inbox::{self, Command},
     outbox::{AbortOnDrop, Generation, channel_for},
+    score::PromptScores,
     status::EngineStatus,
     timeline::Timeline,
     work::{Answer, Embedding, Tokens, Work},
@@ -50,6 +51,33 @@ pub(super) struct Door {
     pub(super) drain: Drain,
 }
 
+/// Where the answer to one input goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+
+/// One input that is answered as a whole.
+pub(super) struct Pending {
+    pub(super) input: Vec<u32>,
+    pub(super) goal: Goal,
+    /// See [`Sequence::prompt_top`].
+    pub(super) prompt_top: Option<usize>,
+    pub(super) answer: Answer,
+}
+
+/// The answers to come. Dropping them is cancelling.
+pub(super) struct Replies<T>(Vec<(oneshot::Receiver<Result<T, EngineError>>, AbortOnDrop)>);
+
+impl<T> Replies<T> {
+    /// All of them, in the order of the inputs, or the first failure.
+    pub(super) async fn all(self) -> Result<Vec<T>, EngineError> {
+        let mut answers = Vec::with_capacity(self.0.len());
+        for (reply, _abort) in self.0 {
+            // The sender is dropped unanswered only with the engine.
+            answers.push(reply.await.unwrap_or(Err(EngineError::Gone))?);
+        }
+        Ok(answers)
+    }
+}
+
 impl EngineHandle {
     pub(super) fn new(door: Door) -> Self {
         Self { door: Arc::new(door) }
@@ -62,13 +90,16 @@ impl EngineHandle {
     pub fn generate(&self, request: Generate, deadline: Option<Instant>) -> Result<Generation, EngineError> {
         let place = self.door.place(1)?;
         let rank = self.door.next_rank(request.priority);
-        let (outbox, events) = channel_for(request.rules.max_tokens());
+        let prompt = request.prompt_top_logprobs.map(|_| PromptScores::of(&request.prompt));
+        let told = prompt.as_ref().map_or(0, |_| request.prompt.len());
+        let (outbox, events) = channel_for(request.rules.max_tokens(), told);
         let chooser = Chooser::new(request.params, request.top_logprobs, &request.prompt);
-        let answer = Answer::Tokens(Box::new(Tokens { outbox, chooser, rules: request.rules }));
+        let answer = Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules }));
         let work = Work { timeline: Timeline::arrive(request.priority), answer, _place: place };
         let sequence = Sequence::new(rank, Goal::Tokens, request.prompt, work)
             .until(deadline)
-            .charged_to(request.tenant);
+            .charged_to(request.tenant)
+            .telling_prompt(request.prompt_top_logprobs);
         let abort = AbortOnDrop { rank, door: Arc::clone(&self.door) };
         self.door.send(Command::Submit(Box::new(sequence)));
         Ok(Generation { events, ended: false, _abort: abort })
@@ -83,33 +114,45 @@ impl EngineHandle {
         inputs: Vec<Vec<u32>>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let mut places = self.door.place(inputs.len())?;
-        let mut pending = Vec::with_capacity(inputs.len());
-        for input in inputs {
-            let place = places.split(1).ok_or(EngineError::Gone)?;
-            pending.push(self.submit_embedding(input, place, deadline));
-        }
-        let mut vectors = Vec::with_capacity(pending.len());
-        for (reply, _abort) in pending {
-            // The sender is dropped unanswered only with the engine.
-            vectors.push(reply.await.unwrap_or(Err(EngineError::Gone))?);
-        }
-        Ok(vectors)
+        let pending = self.submit_all(inputs, deadline, |input, reply| Pending {
+            input,
+            goal: Goal::Embedding,
+            prompt_top: None,
+            answer: Answer::Embedding(Embedding { sum: Vec::new(), reply: Some(reply) }),
+        })?;
+        pending.all().await
     }
 
-    fn submit_embedding(
+    /// Submits a request for each input, all or none.
+    pub(super) fn submit_all<T>(
         &self,
-        input: Vec<u32>,
+        inputs: Vec<Vec<u32>>,
+        deadline: Option<Instant>,
+        prepare: impl Fn(Vec<u32>, Reply<T>) -> Pending,
+    ) -> Result<Replies<T>, EngineError> {
+        let mut places = self.door.place(inputs.len())?;
+        let mut replies = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let place = places.split(1).ok_or(EngineError::Gone)?;
+            let (reply, receiver) = oneshot::channel();
+            replies.push((receiver, self.submit(prepare(input, reply), place, deadline)));
+        }
+        Ok(Replies(replies))
+    }
+
+    fn submit(
+        &self,
+        pending: Pending,
         place: OwnedSemaphorePermit,
         deadline: Option<Instant>,
-    ) -> (oneshot::Receiver<Result<Vec<f32>, EngineError>>, AbortOnDrop) {
+    ) -> AbortOnDrop {
         let rank = self.door.next_rank(0);
-        let (sender, receiver) = oneshot::channel();
-        let answer = Answer::Embedding(Embedding { sum: Vec::new(), reply: Some(sender) });
-        let work = Work { timeline: Timeline::arrive(0), answer, _place: place };
-        let sequence = Sequence::new(rank, Goal::Embedding, input, work).until(deadline);
+        let work = Work { timeline: Timeline::arrive(0), answer: pending.answer, _place: place };
+        let sequence = Sequence::new(rank, pending.goal, pending.input, work)
+            .until(deadline)
+            .telling_prompt(pending.prompt_top);
         self.door.send(Command::Submit(Box::new(sequence)));
-        (receiver, AbortOnDrop { rank, door: Arc::clone(&self.door) })
+        AbortOnDrop { rank, door: Arc::clone(&self.door) }
     }
 
     /// How busy the engine is, as of the end of its last step.

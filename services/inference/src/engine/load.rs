@@ -113,6 +113,7 @@ impl<M: Model + ?Sized> Engine<M> {
                     context_len: positions.end,
                     output: Wanted::LastLogits,
                 }],
+                ..Batch::default()
             };
             let output = forward(self.model.as_mut(), &batch)?;
             self.model.recycle(output);

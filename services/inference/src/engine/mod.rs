@@ -1,7 +1,7 @@
 //! The engine: what owns the model, and one step of its life.
 //!
 //! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
-//! (how tokens reach their caller), `timeline` (times and spans of a request), `status` (how busy it is), `load`
+//! (how tokens reach their caller), `score` (how likely given tokens are), `timeline` (times and spans of a request), `status` (how busy it is), `load`
 //! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back).
 //!
 //! Rules:
@@ -20,6 +20,7 @@ mod inbox;
 mod load;
 mod outbox;
 mod pace;
+mod score;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -173,7 +174,7 @@ impl<M: Model + ?Sized> Engine<M> {
             let decodes = ran.rows == 1 && ran.first_position >= sequence.prompt_len();
             prefilled += if decodes { 0 } else { ran.rows as u64 };
             let before = sequence.output_len();
-            let outcome = work::settle(sequence, ran, dealer.next(ran.wanted), &mut hands);
+            let outcome = work::settle(sequence, ran, dealer.next(&ran), &mut hands);
             generated += (sequence.output_len() - before) as u64;
             let Some(outcome) = outcome else { return Fate::Stays };
             hands.metrics.ended(outcome);
@@ -245,12 +246,11 @@ fn forward<M: Model + ?Sized>(model: &mut M, batch: &Batch) -> Result<StepOutput
     let count = |wanted| batch.sequences.iter().filter(|share| share.output == wanted).count();
     let logits = count(Wanted::LastLogits) * info.vocabulary_size;
     let sums = count(Wanted::HiddenSum) * info.hidden_size;
-    if (output.logits.len(), output.hidden_sums.len()) == (logits, sums) {
+    let asked = (logits, sums, batch.scored.len());
+    let given = (output.logits.len(), output.hidden_sums.len(), output.scores.len());
+    if given == asked {
         return Ok(output);
     }
-    Err(ModelError::Step(format!(
-        "it gave {} logits and {} hidden values; {logits} and {sums} were asked for",
-        output.logits.len(),
-        output.hidden_sums.len()
-    )))
+    let words = |(logits, sums, scores)| format!("{logits} logits, {sums} hidden values and {scores} scores");
+    Err(ModelError::Step(format!("it gave {}; asked for were {}", words(given), words(asked))))
 }

@@ -16,6 +16,8 @@ use crate::{error::EngineError, sampler::Choice, sequence::Rank, stop::Ending};
 
 /// Events beside tokens: the start and the end.
 const FRAME: usize = 2;
+/// The most tokens of the prompt in one event.
+pub(super) const PROMPT_PIECE: usize = 256;
 
 /// What a generation tells its caller.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +29,8 @@ pub enum Event {
         /// The seed in use.
         seed: u64,
     },
+    /// How likely the next tokens of the prompt were. The very first has nothing to be judged by.
+    Prompt(Vec<Choice>),
     /// The next token.
     Token(Choice),
     /// The end. Nothing follows.
@@ -60,9 +64,9 @@ impl Outbox {
     }
 }
 
-/// Both ends of a channel for a generation of at most `max_tokens`.
-pub(super) fn channel_for(max_tokens: usize) -> (Outbox, Receiver<Result<Event, EngineError>>) {
-    let (sender, receiver) = channel(max_tokens + FRAME);
+/// Both ends of a channel for a generation of at most `max_tokens` that tells of so many tokens of its prompt.
+pub(super) fn channel_for(max_tokens: usize, told: usize) -> (Outbox, Receiver<Result<Event, EngineError>>) {
+    let (sender, receiver) = channel(max_tokens + FRAME + told.div_ceil(PROMPT_PIECE));
     (Outbox { sender }, receiver)
 }
 

@@ -7,6 +7,7 @@ use tokio::{
 
 use super::{
     outbox::{Event, Finished, Outbox},
+    score::{PromptScores, Score, Scoring},
     timeline::Timeline,
 };
 use crate::{
@@ -35,12 +36,16 @@ pub(super) enum Answer {
     Tokens(Box<Tokens>),
     /// One vector.
     Embedding(Embedding),
+    /// How likely each token is.
+    Scores(Scoring),
 }
 
 /// A generation.
 #[derive(Debug)]
 pub(super) struct Tokens {
     pub(super) outbox: Outbox,
+    /// How likely the prompt is, where that is to be told.
+    pub(super) prompt: Option<PromptScores>,
     pub(super) chooser: Chooser,
     pub(super) rules: StopRules,
 }
@@ -54,7 +59,14 @@ pub(super) struct Embedding {
 }
 
 /// What a step gave to one sequence.
-pub(super) enum Given<'a> {
+pub(super) struct Given<'a> {
+    /// How likely tokens of its prompt are.
+    pub(super) scores: &'a mut [Score],
+    pub(super) output: Output<'a>,
+}
+
+/// What a step gave to one sequence beside scores.
+pub(super) enum Output<'a> {
     /// Logits of its last row.
     Logits(&'a mut [f32]),
     /// The sum of the hidden states of its rows.
@@ -86,6 +98,7 @@ impl Work {
         match &mut self.answer {
             Answer::Tokens(tokens) => tokens.outbox.send(Err(error)),
             Answer::Embedding(embedding) => embedding.reply(Err(error)),
+            Answer::Scores(scoring) => scoring.reply(Err(error)),
         };
     }
 }
@@ -104,17 +117,33 @@ pub(super) fn settle(
         complete: sequence.remaining() == 0,
     };
     let Work { timeline, answer, .. } = &mut sequence.payload;
-    match (answer, given) {
-        (Answer::Tokens(tokens), Given::Logits(logits)) => {
+    if let Err(error) = answer.take(given.scores) {
+        sequence.payload.fail(error.into());
+        return Some(Outcome::UnusableOutput);
+    }
+    match (answer, given.output) {
+        (Answer::Tokens(tokens), Output::Logits(logits)) => {
             let (token, outcome) = tokens.next(logits, seen, timeline, hands);
             token.into_iter().for_each(|token| sequence.push(token));
             outcome
         }
-        (Answer::Embedding(embedding), Given::HiddenSum(sum)) => {
+        (Answer::Embedding(embedding), Output::HiddenSum(sum)) => {
             embedding.add(sum, ran.first_position == 0);
             seen.complete.then(|| embedding.finish(seen.prompt_tokens))
         }
+        (Answer::Scores(scoring), _) => seen.complete.then(|| scoring.finish()),
         _ => None,
+    }
+}
+
+impl Answer {
+    /// Keeps what is known of the prompt's likelihood.
+    fn take(&mut self, scores: &mut [Score]) -> Result<(), SamplingError> {
+        match self {
+            Self::Tokens(tokens) => tokens.prompt.as_mut().map_or(Ok(()), |prompt| prompt.take(scores)),
+            Self::Scores(scoring) => scoring.take(scores),
+            Self::Embedding(_) => Ok(()),
+        }
     }
 }
 
@@ -139,6 +168,7 @@ impl Tokens {
             hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
             let (prompt_tokens, seed) = (seen.prompt_tokens, self.chooser.seed());
             self.outbox.send(Ok(Event::Started { prompt_tokens, seed }));
+            self.prompt.take().into_iter().for_each(|prompt| prompt.tell(&self.outbox));
         }
         let (token, generated) = (choice.token, seen.generated + 1);
         let listens = self.outbox.send(Ok(Event::Token(choice)));
@@ -209,6 +239,7 @@ impl Embedding {
 pub(super) struct Dealer<'a> {
     logits: std::slice::ChunksExactMut<'a, f32>,
     hidden_sums: std::slice::ChunksExact<'a, f32>,
+    scores: &'a mut [Score],
 }
 
 impl<'a> Dealer<'a> {
@@ -217,15 +248,17 @@ impl<'a> Dealer<'a> {
         Self {
             logits: output.logits.chunks_exact_mut(info.vocabulary_size),
             hidden_sums: output.hidden_sums.chunks_exact(info.hidden_size),
+            scores: &mut output.scores,
         }
     }
 
-    pub(super) fn next(&mut self, wanted: Wanted) -> Given<'a> {
-        match wanted {
+    pub(super) fn next(&mut self, ran: &Ran) -> Given<'a> {
+        let scores = self.scores.split_off_mut(..ran.scored).unwrap_or_default();
+        let output = match ran.wanted {
             Wanted::Nothing => None,
-            Wanted::LastLogits => self.logits.next().map(Given::Logits),
-            Wanted::HiddenSum => self.hidden_sums.next().map(Given::HiddenSum),
-        }
-        .unwrap_or(Given::Nothing)
+            Wanted::LastLogits => self.logits.next().map(Output::Logits),
+            Wanted::HiddenSum => self.hidden_sums.next().map(Output::HiddenSum),
+        };
+        Given { scores, output: output.unwrap_or(Output::Nothing) }
     }
 }

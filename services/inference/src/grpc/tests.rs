@@ -114,6 +114,7 @@ async fn everything_that_is_wrong_is_reported_at_once() {
         sampling: Some(sampling),
         stop: Some(stop),
         top_logprobs: Some(21),
+        prompt_top_logprobs: Some(22),
         priority: Some(-101),
         ..Default::default()
     };
@@ -130,6 +131,7 @@ async fn everything_that_is_wrong_is_reported_at_once() {
     let expected = [
         "priority",
         "prompt_token_ids[1]",
+        "prompt_top_logprobs",
         "sampling.frequency_penalty",
         "sampling.logit_bias[50]",
         "sampling.logit_bias[7]",
@@ -155,15 +157,12 @@ async fn a_field_that_is_not_served_is_named() {
         ("cache_salt", wire::GenerateRequest { cache_salt: Some("s".to_owned()), ..base() }),
         ("constraint", wire::GenerateRequest { constraint: Some(constraint), ..base() }),
         ("`n`", wire::GenerateRequest { n: Some(2), ..base() }),
-        ("prompt_top_logprobs", wire::GenerateRequest { prompt_top_logprobs: Some(1), ..base() }),
     ];
     for (field, request) in requests {
         let status = refusal(&mut service, request).await;
         assert_eq!(status.code(), Code::Unimplemented, "{field}");
         assert!(status.message().contains(field), "{}", status.message());
     }
-    let score = service.client.score(wire::ScoreRequest::default()).await.unwrap_err();
-    assert_eq!((score.code(), score.message().contains("Score")), (Code::Unimplemented, true));
 }
 
 #[tokio::test]
@@ -245,6 +244,41 @@ async fn embeddings_come_in_order_and_bad_inputs_are_all_named() {
     assert_eq!(fields, ["inputs[0].token_ids", "inputs[1].token_ids[0]"]);
     let status = service.client.embed(inputs(&[[1].as_slice(); 4])).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "at most 3 inputs");
+}
+
+#[tokio::test]
+async fn scores_come_in_order_one_for_each_id_after_the_first() {
+    let mut service = service().await;
+    let inputs = |lists: &[&[u32]]| wire::ScoreRequest {
+        inputs: lists.iter().map(|ids| wire::TokenSequence { token_ids: ids.to_vec() }).collect(),
+        adapter_id: None,
+    };
+    let request = inputs(&[&[1, 11, 12, 40], &[7]]);
+    let scores = service.client.score(request).await.unwrap().into_inner().scores;
+    let [said, single] = scores.as_slice() else { panic!("{scores:?}") };
+    assert!(said.logprobs[..2].iter().all(|logprob| *logprob > -1e-6), "what the script says: {said:?}");
+    assert!(said.logprobs[2] < -29.0, "what it never says: {said:?}");
+    assert_eq!((said.logprobs.len(), single.logprobs.len()), (3, 0));
+    let status = service.client.score(inputs(&[&[], &[60]])).await.unwrap_err();
+    assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 2);
+    assert_eq!(service.client.score(inputs(&[])).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn the_prompts_likelihood_follows_the_start_in_pieces() {
+    let mut service = service().await;
+    let stop = common::StopConditions { max_tokens: Some(1), ..Default::default() };
+    let request =
+        wire::GenerateRequest { stop: Some(stop), prompt_top_logprobs: Some(2), ..prompt(&[1, 11, 12]) };
+    let stream = service.client.generate(request).await.unwrap().into_inner();
+    let events: Vec<_> = stream.map(|message| message.unwrap().event.unwrap()).collect().await;
+    assert!(matches!(events[0], WireEvent::Started(_)));
+    let WireEvent::PromptLogprobs(prompt) = &events[1] else { panic!("{events:?}") };
+    let ids: Vec<u32> = prompt.tokens.iter().map(|token| token.id).collect();
+    assert_eq!(ids, [1, 11, 12]);
+    assert_eq!((prompt.tokens[0].logprob, prompt.tokens[0].top_logprobs.len()), (None, 0));
+    assert_eq!((prompt.tokens[1].top_logprobs[0].id, prompt.tokens[1].top_logprobs.len()), (11, 2));
+    assert!(matches!(events[2], WireEvent::Tokens(_)));
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ pub mod torch;
 
 use std::ops::Range;
 
+use crate::sampler::{Logprobs, SamplingError};
+
 /// Index of a block in the KV cache.
 pub type BlockId = u32;
 
@@ -18,6 +20,19 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// The sequences, in the order of their rows.
     pub sequences: Vec<SequenceRows>,
+    /// Rows after which the likelihood of a given token is wanted, in ascending order.
+    pub scored: Vec<ScoredRow>,
+}
+
+/// A row after which the likelihood of a given token is wanted, under the model's own distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoredRow {
+    /// Which row of the batch.
+    pub row: usize,
+    /// The token that follows it.
+    pub next: u32,
+    /// How many of the likeliest tokens are wanted beside it.
+    pub top: usize,
 }
 
 /// One sequence's share of a [`Batch`].
@@ -51,6 +66,8 @@ pub struct StepOutput {
     pub logits: Vec<f32>,
     /// For each sequence that wanted [`Wanted::HiddenSum`]: `hidden_size` f32 values, one after another.
     pub hidden_sums: Vec<f32>,
+    /// For each of [`Batch::scored`], in its order. An error where a logit of the row is not a number.
+    pub scores: Vec<Result<Logprobs, SamplingError>>,
 }
 
 /// What a model says of itself.

@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use super::{Batch, Model, ModelError, ModelInfo, SequenceRows, StepOutput, Wanted};
-use crate::engine::Gate;
+use crate::{engine::Gate, sampler::Scorer};
 
 /// How much likelier the scripted token is than every other: e^30 to 1.
 const CERTAINTY: f32 = 30.0;
@@ -36,6 +36,7 @@ pub struct Scripted {
     block_size: usize,
     cache: Vec<u32>,
     history: Vec<u32>,
+    scorer: Scorer,
     spare: StepOutput,
     controls: Controls,
 }
@@ -126,6 +127,7 @@ impl Scripted {
             block_size: 1,
             cache: Vec::new(),
             history: Vec::new(),
+            scorer: Scorer::default(),
             spare: StepOutput::default(),
             controls: Controls::default(),
         }
@@ -192,6 +194,18 @@ impl Scripted {
         }
     }
 
+    /// Judges what follows the wanted rows of a sequence.
+    fn score(&mut self, batch: &Batch, share: &SequenceRows, output: &mut StepOutput) {
+        let mut logits = Vec::new();
+        for scored in batch.scored.iter().filter(|scored| share.rows.contains(&scored.row)) {
+            self.read(share);
+            self.history.truncate(batch.positions[scored.row] as usize + 1);
+            logits.clear();
+            self.speak(&mut logits);
+            output.scores.push(self.scorer.score(&logits, scored.next, scored.top));
+        }
+    }
+
     /// Appends the sum of pretended hidden states: of each row, a hash of its token and position.
     fn sum_up(&self, batch: &Batch, share: &SequenceRows, sums: &mut Vec<f32>) {
         let hidden = |row: usize, at: u64| {
@@ -221,8 +235,10 @@ impl Model for Scripted {
         let mut output = std::mem::take(&mut self.spare);
         output.logits.clear();
         output.hidden_sums.clear();
+        output.scores.clear();
         for share in &batch.sequences {
             self.write(batch, share);
+            self.score(batch, share, &mut output);
             match share.output {
                 Wanted::Nothing => {}
                 Wanted::LastLogits => {

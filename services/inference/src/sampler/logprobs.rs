@@ -1,6 +1,6 @@
 //! How likely tokens were under the model's own distribution.
 
-use super::{choose::Scratch, survey::Survey};
+use super::{SamplingError, choose::Scratch, survey::Survey};
 
 /// Log-probabilities at one position.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,6 +9,29 @@ pub struct Logprobs {
     pub chosen: f32,
     /// Of the likeliest tokens, likeliest first.
     pub top: Vec<(u32, f32)>,
+}
+
+/// Says how likely given tokens are. Holds only memory that is used again.
+#[derive(Debug, Default)]
+pub struct Scorer {
+    survey: Survey,
+    scratch: Scratch,
+}
+
+impl Scorer {
+    /// How likely `token`, which is below the number of `logits`, and the `top` likeliest are.
+    ///
+    /// # Errors
+    /// A logit is not a number, or no token is possible.
+    pub fn score(&mut self, logits: &[f32], token: u32, top: usize) -> Result<Logprobs, SamplingError> {
+        if !self.survey.take(logits) {
+            return Err(SamplingError::NotANumber);
+        }
+        if self.survey.highest() == f32::NEG_INFINITY {
+            return Err(SamplingError::NothingPossible);
+        }
+        Ok(of(logits, &self.survey, token, top, &mut self.scratch))
+    }
 }
 
 /// The log-softmax of `logits` at a token and at as many of the likeliest.

@@ -26,7 +26,7 @@ mod weights;
 mod tests;
 
 pub use choose::SamplingError;
-pub use logprobs::Logprobs;
+pub use logprobs::{Logprobs, Scorer};
 pub use params::{Defaults, SamplingParams, SamplingRequest};
 
 use choose::Scratch;

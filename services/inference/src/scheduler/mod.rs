@@ -53,6 +53,8 @@ pub struct Ran {
     pub first_position: usize,
     /// How many rows it had.
     pub rows: usize,
+    /// After how many of them the likelihood of the next token was asked for.
+    pub scored: usize,
 }
 
 /// Holds every sequence and every block, and plans each step. `T` is what the engine keeps with a sequence.
@@ -101,6 +103,7 @@ impl<T> Scheduler<T> {
         batch.token_ids.clear();
         batch.positions.clear();
         batch.sequences.clear();
+        batch.scored.clear();
         self.plan(batch);
     }
 
@@ -119,9 +122,10 @@ impl<T> Scheduler<T> {
             let running = &mut self.queue.running[*index];
             let sequence = &mut running.sequence;
             sequence.table.restore(std::mem::take(&mut share.blocks));
-            let ran =
-                Ran { wanted: share.output, first_position: sequence.computed(), rows: share.rows.len() };
-            sequence.advance(ran.rows);
+            let (first_position, rows) = (sequence.computed(), share.rows.len());
+            let scored = sequence.unscored(rows).len();
+            let ran = Ran { wanted: share.output, first_position, rows, scored };
+            sequence.advance(rows);
             running.leaves = settle(sequence, ran) == Fate::Leaves;
             left |= running.leaves;
         }

@@ -2,7 +2,7 @@
 
 use super::{Scheduler, queue::Running};
 use crate::{
-    model::{Batch, SequenceRows, Wanted},
+    model::{Batch, ScoredRow, SequenceRows, Wanted},
     sequence::{Goal, Sequence},
 };
 
@@ -103,6 +103,12 @@ fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
     batch.token_ids.extend_from_slice(&sequence.tokens()[positions.clone()]);
     // Positions are below the model's context length, which is far below 2^32.
     batch.positions.extend(positions.clone().map(|position| position as u32));
+    let (tokens, top) = (sequence.tokens(), sequence.prompt_top.unwrap_or(0));
+    batch.scored.extend(sequence.unscored(rows).map(|position| ScoredRow {
+        row: first_row + position - positions.start,
+        next: tokens[position + 1],
+        top,
+    }));
     let reaches_end = positions.end == sequence.tokens().len();
     batch.sequences.push(SequenceRows {
         rows: first_row..first_row + rows,
@@ -111,7 +117,7 @@ fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
         output: match sequence.goal {
             Goal::Embedding => Wanted::HiddenSum,
             Goal::Tokens if reaches_end => Wanted::LastLogits,
-            Goal::Tokens => Wanted::Nothing,
+            Goal::Tokens | Goal::Scores => Wanted::Nothing,
         },
     });
 }

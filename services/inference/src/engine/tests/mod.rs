@@ -3,6 +3,7 @@
 mod claims;
 mod failures;
 mod sameness;
+mod scores;
 mod threads;
 mod traces;
 
@@ -141,6 +142,7 @@ fn request(prompt: &[u32], tokens: usize) -> Generate {
         params: params(),
         rules: StopRules::new(tokens, 0, Vec::new()),
         top_logprobs: None,
+        prompt_top_logprobs: None,
         priority: 0,
         tenant: Default::default(),
     }

@@ -1,7 +1,7 @@
 //! A batch is checked before anything is computed: below here indices are within bounds.
 
 use super::Shape;
-use crate::model::{Batch, ModelError, ModelInfo, SequenceRows};
+use crate::model::{Batch, ModelError, ModelInfo, ScoredRow, SequenceRows};
 
 /// Checks a batch against the model and its cache.
 ///
@@ -15,6 +15,9 @@ pub(super) fn batch(batch: &Batch, info: &ModelInfo, shape: &Shape) -> Result<()
     })?;
     let outside = batch.token_ids.iter().find(|id| **id as usize >= info.vocabulary_size);
     ensure(outside.is_none(), || format!("token id {outside:?} is outside the vocabulary"))?;
+    let unscorable = |scored: &&ScoredRow| scored.row >= rows || scored.next as usize >= info.vocabulary_size;
+    let unscorable = batch.scored.iter().find(unscorable);
+    ensure(unscorable.is_none(), || format!("{unscorable:?} is outside the batch or the vocabulary"))?;
     let mut next = 0;
     for (index, rows) in batch.sequences.iter().enumerate() {
         ensure(

@@ -18,6 +18,7 @@ use crate::{
             weights::Weights,
         },
     },
+    sampler::Scorer,
 };
 
 /// Name of the embedding, also the output projection of a tied model.
@@ -123,6 +124,7 @@ impl<'a> Source<'a> {
             norm,
             layers,
             caches: Vec::new(),
+            scorer: Scorer::default(),
         })
     }
 

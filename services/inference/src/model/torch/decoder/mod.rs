@@ -11,7 +11,13 @@ use super::{
     backend::{Backend, Shape},
     rope::{Rope, Rotations},
 };
-use crate::model::{Batch, Model, ModelError, ModelInfo, StepOutput, Wanted};
+use crate::{
+    model::{Batch, Model, ModelError, ModelInfo, StepOutput, Wanted},
+    sampler::{Logprobs, SamplingError, Scorer},
+};
+
+/// Rows whose whole distributions are held at once while likelihoods are computed.
+const SCORED_TOGETHER: usize = 32;
 
 /// A loaded model.
 struct Decoder<B: Backend> {
@@ -28,6 +34,7 @@ struct Decoder<B: Backend> {
     layers: Vec<Layer<B>>,
     /// One for each layer, once there is room.
     caches: Vec<B::Cache>,
+    scorer: Scorer,
 }
 
 /// One layer's weights.
@@ -72,6 +79,7 @@ impl<B: Backend> Model for Decoder<B> {
         Ok(StepOutput {
             logits: self.logits(&hidden, batch)?,
             hidden_sums: self.hidden_sums(&hidden, batch)?,
+            scores: self.scores(&hidden, batch)?,
         })
     }
 }
@@ -115,10 +123,30 @@ impl<B: Backend> Decoder<B> {
         if last.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.backend.select(hidden, &last)?;
+        self.logits_of(hidden, &last)
+    }
+
+    fn logits_of(&mut self, hidden: &B::Rows, rows: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let rows = self.backend.select(hidden, rows)?;
         let normed = self.backend.norm(&rows, &self.norm)?;
         let logits = self.backend.product(&normed, self.head.as_ref().unwrap_or(&self.embedding))?;
         self.backend.values(logits)
+    }
+
+    /// How likely the given tokens are, a few rows at a time: a long prompt's logits are never there all at once.
+    fn scores(
+        &mut self,
+        hidden: &B::Rows,
+        batch: &Batch,
+    ) -> Result<Vec<Result<Logprobs, SamplingError>>, ModelError> {
+        let mut scores = Vec::with_capacity(batch.scored.len());
+        for slice in batch.scored.chunks(SCORED_TOGETHER) {
+            let rows: Vec<usize> = slice.iter().map(|scored| scored.row).collect();
+            let logits = self.logits_of(hidden, &rows)?;
+            let each = slice.iter().zip(logits.chunks_exact(self.info.vocabulary_size));
+            scores.extend(each.map(|(row, logits)| self.scorer.score(logits, row.next, row.top)));
+        }
+        Ok(scores)
     }
 
     /// Sums over the rows of each sequence that wants them, after the final norm.

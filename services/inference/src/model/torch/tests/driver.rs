@@ -1,12 +1,17 @@
 //! A small stand-in for the engine: block tables and steps.
 
-use crate::model::{Batch, BlockId, Model, SequenceRows, StepOutput, Wanted};
+use crate::{
+    model::{Batch, BlockId, Model, ScoredRow, SequenceRows, StepOutput, Wanted},
+    sampler::Logprobs,
+};
 
 /// Drives a model with blocks that are handed out in a shuffled order.
 pub(super) struct Driver {
     pub(super) model: Box<dyn Model>,
     block_size: usize,
     free: Vec<BlockId>,
+    /// Of the next step.
+    scored: Vec<ScoredRow>,
     /// Never chosen.
     pub(super) forbidden: Option<u32>,
 }
@@ -38,12 +43,12 @@ impl Driver {
         model.allocate_cache(blocks, block_size).unwrap();
         // 7 is prime to any power of two: neighbours in a table are never neighbours in the cache.
         let free = (0..blocks).map(|index| (index * 7 % blocks) as BlockId).collect();
-        Self { model, block_size, free, forbidden: None }
+        Self { model, block_size, free, scored: Vec::new(), forbidden: None }
     }
 
     /// One step: `rows` next tokens of each sequence.
     pub(super) fn step(&mut self, work: &mut [(&mut Sequence, usize, Wanted)]) -> StepOutput {
-        let mut batch = Batch::default();
+        let mut batch = Batch { scored: std::mem::take(&mut self.scored), ..Batch::default() };
         for (sequence, rows, output) in work.iter_mut() {
             let (from, to) = (sequence.cached, sequence.cached + *rows);
             while sequence.blocks.len() * self.block_size < to {
@@ -61,6 +66,21 @@ impl Driver {
             sequence.cached = to;
         }
         self.model.forward(&batch).unwrap()
+    }
+
+    /// How likely each token after the first is, and the `top` likeliest there, in chunks of `chunk` tokens.
+    pub(super) fn scores(&mut self, tokens: &[u32], top: usize, chunk: usize) -> Vec<Logprobs> {
+        let mut sequence = Sequence::new(tokens);
+        let mut scores = Vec::new();
+        while sequence.left() > 0 {
+            let (from, rows) = (sequence.cached, sequence.left().min(chunk));
+            let next = tokens[from + 1..].iter().take(rows).enumerate();
+            self.scored = next.map(|(row, next)| ScoredRow { row, next: *next, top }).collect();
+            let output = self.step(&mut [(&mut sequence, rows, Wanted::Nothing)]);
+            scores.extend(output.scores.into_iter().map(Result::unwrap));
+        }
+        self.free(sequence);
+        scores
     }
 
     pub(super) fn free(&mut self, sequence: Sequence) {

@@ -3,6 +3,7 @@
 mod driver;
 mod folders;
 mod golden;
+mod scores;
 mod smollm2;
 mod steps;
 

@@ -14,7 +14,12 @@ fn model() -> Box<dyn Model> {
 fn batch() -> Batch {
     let sequence =
         SequenceRows { rows: 0..3, blocks: vec![1, 0], context_len: 3, output: Wanted::LastLogits };
-    Batch { token_ids: vec![5, 6, 7], positions: vec![0, 1, 2], sequences: vec![sequence] }
+    Batch {
+        token_ids: vec![5, 6, 7],
+        positions: vec![0, 1, 2],
+        sequences: vec![sequence],
+        ..Batch::default()
+    }
 }
 
 fn refusal(change: impl FnOnce(&mut Batch)) -> String {
