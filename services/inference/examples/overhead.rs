@@ -122,6 +122,8 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
             prompt_top_logprobs: None,
             priority: 0,
             tenant: Default::default(),
+            cache_salt: String::new(),
+            continuations: 1,
         };
         engine.generate(request, None)
     });

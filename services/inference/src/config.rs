@@ -19,6 +19,9 @@ const MAX_WAITING: usize = 256;
 /// Inputs of one Embed call: the contract's bound.
 const MAX_EMBED_INPUTS: usize = 256;
 
+/// Continuations of one prompt: each takes a place.
+const MAX_CONTINUATIONS: usize = 16;
+
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -54,6 +57,8 @@ pub struct KvCacheConfig {
     pub block_size: usize,
     /// `memory`: bytes for the whole cache.
     pub memory: ByteSize,
+    /// `prefix_caching`: whether requests that begin alike share what was computed of their beginning.
+    pub prefix_caching: bool,
 }
 
 /// `[scheduler]`: how many run, how many wait, how much a step computes.
@@ -76,6 +81,8 @@ pub struct LimitsConfig {
     pub max_new_tokens: Option<usize>,
     /// `max_embed_inputs`: the most inputs of one Embed or Score call.
     pub max_embed_inputs: usize,
+    /// `max_continuations`: the most continuations of one prompt; 16, or as many as there are places, where unset.
+    pub max_continuations: Option<usize>,
 }
 
 /// The type of weights and cache in memory.
@@ -106,6 +113,13 @@ pub enum Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
+impl LimitsConfig {
+    /// The most continuations of one prompt, where `capacity` requests may be held.
+    pub fn continuations(&self, capacity: usize) -> usize {
+        self.max_continuations.unwrap_or(MAX_CONTINUATIONS.min(capacity))
+    }
+}
+
 impl SchedulerConfig {
     /// What bounds a step.
     pub fn step_limits(&self) -> StepLimits {
@@ -126,11 +140,15 @@ impl FromConfig for Config {
             scheduler: section.section("scheduler"),
             limits: section.section("limits"),
         };
-        let (inputs, capacity) = (config.limits.max_embed_inputs, config.scheduler.capacity());
-        if inputs > capacity {
+        let capacity = config.scheduler.capacity();
+        let of_one_call = [
+            ("limits.max_embed_inputs", config.limits.max_embed_inputs),
+            ("limits.max_continuations", config.limits.max_continuations.unwrap_or(1)),
+        ];
+        for (name, count) in of_one_call.into_iter().filter(|(_, count)| *count > capacity) {
             let rule =
                 format!("must be at most scheduler.max_sequences + scheduler.max_waiting ({capacity})");
-            section.problem("limits.max_embed_inputs", inputs, rule);
+            section.problem(name, count, rule);
         }
         config
     }
@@ -154,6 +172,7 @@ impl FromConfig for KvCacheConfig {
         Self {
             block_size: section.value("block_size", BLOCK_SIZE, a_block_size()),
             memory: section.value("memory", CACHE_MEMORY, some_memory()),
+            prefix_caching: section.value("prefix_caching", true, any()),
         }
     }
 }
@@ -186,6 +205,7 @@ impl FromConfig for LimitsConfig {
                 MAX_EMBED_INPUTS,
                 between(1, MAX_EMBED_INPUTS),
             ),
+            max_continuations: section.optional("max_continuations", between(1, 128)),
         }
     }
 }
@@ -246,7 +266,10 @@ mod tests {
     fn a_folder_is_all_that_must_be_said() {
         let config: Config = parse("[model]\nfolder = \"models/m\"\n", &[]).unwrap();
         assert_eq!(config.model.folder, PathBuf::from("models/m"));
-        assert_eq!(config.kv_cache, KvCacheConfig { block_size: 16, memory: ByteSize(1 << 29) });
+        assert_eq!(
+            config.kv_cache,
+            KvCacheConfig { block_size: 16, memory: ByteSize(1 << 29), prefix_caching: true }
+        );
         assert_eq!(config.scheduler.capacity(), 320);
     }
 

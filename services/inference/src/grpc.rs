@@ -163,6 +163,8 @@ impl InferenceService for Inference {
             generated_tokens: status.generated,
             prefilled_tokens: status.prefilled,
             preemptions: status.preemptions,
+            prefix_queried_tokens: status.prefix.queried_tokens,
+            prefix_hit_tokens: status.prefix.hit_tokens,
             ..Default::default()
         }))
     }
@@ -172,9 +174,7 @@ impl InferenceService for Inference {
 fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
     let fields = [
         ("adapter_id", request.adapter_id.is_some()),
-        ("cache_salt", request.cache_salt.is_some()),
         ("constraint", request.constraint.is_some()),
-        ("n", request.n.is_some_and(|n| n > 1)),
     ];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
@@ -193,6 +193,8 @@ impl From<wire::GenerateRequest> for GenerateRequest {
             prompt_top_logprobs: request.prompt_top_logprobs,
             priority: request.priority,
             tenant: request.tenant,
+            cache_salt: request.cache_salt,
+            continuations: request.n,
         }
     }
 }
@@ -237,6 +239,15 @@ impl Tokens {
         }
     }
 
+    /// What is held next, if it is a token of this continuation.
+    fn next_of(&mut self, continuation: usize) -> Option<Choice> {
+        let next = |event: &mut Result<Event, EngineError>| matches!(event, Ok(Event::Token { index, .. }) if *index == continuation);
+        match self.held.pop_front_if(next)? {
+            Ok(Event::Token { choice, .. }) => Some(choice),
+            _ => None,
+        }
+    }
+
     /// The next message of what is held.
     fn message(&mut self) -> Option<Result<wire::GenerateResponse, Status>> {
         let event = match self.held.pop_front()? {
@@ -249,13 +260,12 @@ impl Tokens {
                 let tokens = tokens.into_iter().map(Into::into).collect();
                 WireEvent::PromptLogprobs(wire::PromptLogprobs { tokens })
             }
-            Ok(Event::Token(choice)) => {
+            Ok(Event::Token { index, choice }) => {
                 let mut tokens = vec![choice.into()];
-                while let Some(Ok(Event::Token(_))) = self.held.front() {
-                    let Some(Ok(Event::Token(choice))) = self.held.pop_front() else { break };
+                while let Some(choice) = self.next_of(index) {
                     tokens.push(choice.into());
                 }
-                WireEvent::Tokens(wire::Tokens { tokens, index: 0 })
+                WireEvent::Tokens(wire::Tokens { tokens, index: count(index) })
             }
         };
         Some(Ok(wire::GenerateResponse { event: Some(event) }))
@@ -291,13 +301,21 @@ impl From<Finished> for wire::Finished {
             Ending::Stop(id) => (common::FinishReason::Stop, Some(id)),
             Ending::Length => (common::FinishReason::Length, None),
         };
+        // All continuations have one prompt: it is charged to the first.
+        let first = finished.index == 0;
+        let of_prompt = |tokens| if first { count(tokens) } else { 0 };
         let usage = common::Usage {
-            prompt_tokens: count(finished.prompt_tokens),
+            prompt_tokens: of_prompt(finished.prompt_tokens),
             completion_tokens: count(finished.completion_tokens),
-            cached_prompt_tokens: 0,
+            cached_prompt_tokens: of_prompt(finished.cached_prompt_tokens),
         };
-        let timings = Some(finished.timings.into());
-        Self { reason: reason.into(), stop_token_id, usage: Some(usage), timings, index: 0 }
+        Self {
+            reason: reason.into(),
+            stop_token_id,
+            usage: Some(usage),
+            timings: Some(finished.timings.into()),
+            index: count(finished.index),
+        }
     }
 }
 

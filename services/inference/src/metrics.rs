@@ -1,5 +1,7 @@
 //! What the engine counts and measures.
 
+mod prefix;
+
 use std::time::Duration;
 
 use prometheus_client::{
@@ -12,6 +14,8 @@ use prometheus_client::{
     registry::Registry,
 };
 use weft_runtime::metrics::Metrics;
+
+pub use prefix::PrefixMetrics;
 
 /// A label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -98,6 +102,8 @@ pub struct EngineMetrics {
     pub prefilled: Counter,
     /// Tokens that were generated.
     pub generated: Counter,
+    /// The prefix cache.
+    pub prefix: PrefixMetrics,
     schedule: Histogram,
     forward: Histogram,
     sample: Histogram,
@@ -137,6 +143,7 @@ impl EngineMetrics {
             preemptions: Counter::default(),
             prefilled: kind("prefilled"),
             generated: kind("generated"),
+            prefix: PrefixMetrics::registered(registry),
             schedule: part("schedule"),
             forward: part("forward"),
             sample: part("sample"),

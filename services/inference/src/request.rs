@@ -15,6 +15,8 @@ const MAX_STOP_IDS: usize = 64;
 const MAX_TOP_LOGPROBS: u32 = 20;
 /// The longest name of a tenant, in bytes.
 const MAX_TENANT_BYTES: usize = 128;
+/// The most bytes of a cache salt.
+const MAX_SALT_BYTES: usize = 128;
 /// The highest priority; the lowest is its negative.
 const MAX_PRIORITY: i32 = 100;
 
@@ -31,6 +33,8 @@ pub struct Served {
     pub max_new_tokens: usize,
     /// The most inputs of one Embed or Score call.
     pub max_embed_inputs: usize,
+    /// The most continuations of one prompt.
+    pub max_continuations: usize,
     /// Ids that end a generation.
     pub end_token_ids: Vec<u32>,
     /// What the model recommends for sampling.
@@ -60,6 +64,10 @@ pub struct GenerateRequest {
     pub priority: Option<i32>,
     /// Whom to charge.
     pub tenant: Option<String>,
+    /// Blocks are shared only with requests that have the same; unset is the empty one.
+    pub cache_salt: Option<String>,
+    /// How many continuations.
+    pub continuations: Option<u32>,
 }
 
 /// A generation that can be run.
@@ -79,6 +87,10 @@ pub struct Generate {
     pub priority: i32,
     /// Whom to charge; the empty name where nobody was named.
     pub tenant: Tenant,
+    /// Blocks are shared only with requests that have the same.
+    pub cache_salt: String,
+    /// How many continuations; at least 1.
+    pub continuations: usize,
 }
 
 impl GenerateRequest {
@@ -100,6 +112,11 @@ impl GenerateRequest {
         violations.require(tenant.len() <= MAX_TENANT_BYTES, "tenant", || {
             format!("has {} bytes; must have at most {MAX_TENANT_BYTES}", tenant.len())
         });
+        let cache_salt = self.cache_salt.unwrap_or_default();
+        violations.require(cache_salt.len() <= MAX_SALT_BYTES, "cache_salt", || {
+            format!("has {} bytes; must have at most {MAX_SALT_BYTES}", cache_salt.len())
+        });
+        let continuations = checked_continuations(self.continuations, served, &mut violations);
         let params = self.sampling.resolve(&served.defaults, served.vocabulary_size, seed, &mut violations);
         violations.into_result()?;
         let tenant = tenant.into();
@@ -111,6 +128,8 @@ impl GenerateRequest {
             prompt_top_logprobs,
             priority,
             tenant,
+            cache_salt,
+            continuations,
         })
     }
 
@@ -178,6 +197,13 @@ fn check_top(field: &str, top: Option<u32>, violations: &mut Violations) -> Opti
     Some(top as usize)
 }
 
+/// As many continuations as asked for; 1 where nothing was.
+fn checked_continuations(asked: Option<u32>, served: &Served, violations: &mut Violations) -> usize {
+    let (count, most) = (asked.unwrap_or(1) as usize, served.max_continuations);
+    violations.require((1..=most).contains(&count), "n", || format!("is {count}; must be from 1 to {most}"));
+    count
+}
+
 fn check_prompt(prompt: &[u32], served: &Served, violations: &mut Violations) {
     let longest = served.max_prompt_tokens.min(served.context_length.saturating_sub(1));
     check_length("prompt_token_ids", prompt.len(), longest, violations);
@@ -215,6 +241,7 @@ pub(crate) mod tests {
             max_prompt_tokens: 100,
             max_new_tokens: 60,
             max_embed_inputs: 3,
+            max_continuations: 3,
             end_token_ids: vec![3],
             defaults: Defaults::of(&ModelInfo {
                 default_temperature: Some(0.2),

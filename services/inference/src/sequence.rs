@@ -1,10 +1,13 @@
-//! What the scheduler knows of a request.
+//! What the scheduler knows of a request; `prefix`: what it shares with others.
+
+mod prefix;
 
 use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
 use crate::kv_cache::BlockTable;
+use prefix::Prefix;
 
 /// A request's place in the order of service, and its name while it lives.
 ///
@@ -55,6 +58,8 @@ pub struct Sequence<T> {
     /// How often it was preempted.
     pub preemptions: u32,
     pub(crate) table: BlockTable,
+    /// None where it shares nothing.
+    prefix: Option<Prefix>,
     tokens: Vec<u32>,
     prompt_len: usize,
     computed: usize,
@@ -75,6 +80,7 @@ impl<T> Sequence<T> {
             payload,
             preemptions: 0,
             table: BlockTable::default(),
+            prefix: None,
             prompt_len: prompt.len(),
             tokens: prompt,
             computed: 0,
@@ -106,9 +112,13 @@ impl<T> Sequence<T> {
     /// Positions among the next `rows` whose successor is to be judged: those of the prompt that have one, unless that
     /// was done before a preemption.
     pub fn unscored(&self, rows: usize) -> Range<usize> {
-        let end = if self.prompt_top.is_some() { self.prompt_len - 1 } else { 0 };
-        let end = end.min(self.computed + rows);
+        let end = self.to_score().min(self.computed + rows);
         self.scored.max(self.computed).min(end)..end
+    }
+
+    /// Positions whose successor is to be judged, before and after a preemption: a beginning of the prompt.
+    fn to_score(&self) -> usize {
+        if self.prompt_top.is_some() { self.prompt_len - 1 } else { 0 }
     }
 
     /// Prompt and output.
@@ -152,5 +162,6 @@ impl<T> Sequence<T> {
     pub(crate) fn forget(&mut self) {
         self.computed = 0;
         self.preemptions += 1;
+        self.prefix.iter_mut().for_each(Prefix::forget);
     }
 }

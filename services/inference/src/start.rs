@@ -81,6 +81,7 @@ fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, S
         max_prompt_tokens: asked.max_prompt_tokens.unwrap_or(context_length),
         max_new_tokens: asked.max_new_tokens.unwrap_or(context_length),
         max_embed_inputs: asked.max_embed_inputs,
+        max_continuations: asked.continuations(config.scheduler.capacity()),
         end_token_ids: info.end_token_ids.clone(),
         defaults: Defaults::of(&info).map_err(StartError::Defaults)?,
     };

@@ -152,6 +152,7 @@ impl DoorPlan {
             arrivals: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(self.capacity)),
             capacity: self.capacity,
+            sharing: loaded.sharing,
             status: loaded.status,
             metrics: self.metrics,
             drain: self.drain,

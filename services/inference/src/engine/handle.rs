@@ -14,16 +14,15 @@ use weft_runtime::drain::{Drain, Phase};
 use super::{
     inbox::{self, Command},
     outbox::{AbortOnDrop, Generation, channel_for},
-    score::PromptScores,
+    sharing::Sharing,
     status::EngineStatus,
     timeline::Timeline,
-    work::{Answer, Embedding, Tokens, Work},
+    work::{Answer, Embedding, Work},
 };
 use crate::{
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
     request::Generate,
-    sampler::Chooser,
     sequence::{Goal, Rank, Sequence},
 };
 
@@ -46,6 +45,7 @@ pub(super) struct Door {
     /// One for each request that may be held, running or waiting.
     pub(super) places: Arc<Semaphore>,
     pub(super) capacity: usize,
+    pub(super) sharing: Sharing,
     pub(super) status: watch::Receiver<EngineStatus>,
     pub(super) metrics: EngineMetrics,
     pub(super) drain: Drain,
@@ -83,26 +83,32 @@ impl EngineHandle {
         Self { door: Arc::new(door) }
     }
 
-    /// Starts a generation, in the current span.
+    /// Starts a generation, in the current span. Each continuation takes a place and is a sequence like any other; what
+    /// they share of the prompt's blocks is computed once.
     ///
     /// # Errors
     /// No place is free, or the process is about to stop. All else arrives in the stream.
     pub fn generate(&self, request: Generate, deadline: Option<Instant>) -> Result<Generation, EngineError> {
-        let place = self.door.place(1)?;
-        let rank = self.door.next_rank(request.priority);
-        let prompt = request.prompt_top_logprobs.map(|_| PromptScores::of(&request.prompt));
-        let told = prompt.as_ref().map_or(0, |_| request.prompt.len());
-        let (outbox, events) = channel_for(request.rules.max_tokens(), told);
-        let chooser = Chooser::new(request.params, request.top_logprobs, &request.prompt);
-        let answer = Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules }));
-        let work = Work { timeline: Timeline::arrive(request.priority), answer, _place: place };
-        let sequence = Sequence::new(rank, Goal::Tokens, request.prompt, work)
-            .until(deadline)
-            .charged_to(request.tenant)
-            .telling_prompt(request.prompt_top_logprobs);
-        let abort = AbortOnDrop { rank, door: Arc::clone(&self.door) };
-        self.door.send(Command::Submit(Box::new(sequence)));
-        Ok(Generation { events, ended: false, _abort: abort })
+        let mut places = self.door.place(request.continuations)?;
+        let root = self.door.sharing.root(&request, self.door.arrivals.load(Ordering::Relaxed));
+        let told = request.prompt_top_logprobs.map_or(0, |_| request.prompt.len());
+        let (outboxes, events) = channel_for(request.continuations, request.rules.max_tokens(), told);
+        let mut aborts = Vec::with_capacity(outboxes.len());
+        for outbox in outboxes {
+            let place = places.split(1).ok_or(EngineError::Gone)?;
+            let rank = self.door.next_rank(request.priority);
+            // The first tells of the prompt, for all.
+            let prompt_top = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
+            let work = Work::of(&request, outbox, place);
+            let sequence = Sequence::new(rank, Goal::Tokens, request.prompt.clone(), work)
+                .until(deadline)
+                .charged_to(request.tenant.clone())
+                .telling_prompt(prompt_top)
+                .sharing(root);
+            aborts.push(AbortOnDrop { rank, door: Arc::clone(&self.door) });
+            self.door.send(Command::Submit(Box::new(sequence)));
+        }
+        Ok(Generation::new(events, aborts))
     }
 
     /// Embeds each input: the mean of its last hidden states, scaled to length 1. Dropping the future is cancelling.

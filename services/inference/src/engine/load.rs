@@ -9,6 +9,7 @@ use weft_runtime::{BoxError, Failure, health::Condition};
 use super::{
     Engine, forward,
     inbox::Inbox,
+    sharing::Sharing,
     status::{EngineStatus, Reporter},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     error::StartError,
     kv_cache::BlockPool,
     metrics::EngineMetrics,
-    model::{Batch, Model, ModelError, ModelInfo, SequenceRows, Wanted},
+    model::{Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
     sampler::Sampler,
     scheduler::{Scheduler, StepLimits},
 };
@@ -48,6 +49,7 @@ pub(crate) struct Plan {
 pub(crate) struct Loaded {
     pub(crate) info: ModelInfo,
     pub(crate) status: watch::Receiver<EngineStatus>,
+    pub(crate) sharing: Sharing,
 }
 
 impl<M: Model + ?Sized> Engine<M> {
@@ -58,7 +60,8 @@ impl<M: Model + ?Sized> Engine<M> {
         model.allocate_cache(blocks as usize, block_size).map_err(|error| StartError::Cache(error.into()))?;
         let scheduler = Scheduler::new(plan.limits, BlockPool::new(blocks, block_size));
         let (reporter, status) = Reporter::new(plan.metrics, blocks as usize);
-        let loaded = Loaded { info: model.info().clone(), status };
+        let sharing = Sharing::of(&plan.kv_cache, model.info());
+        let loaded = Loaded { info: model.info().clone(), status, sharing };
         let mut engine = Self {
             scheduler,
             batch: Batch::default(),
@@ -98,18 +101,28 @@ impl<M: Model + ?Sized> Engine<M> {
         }
     }
 
-    /// A short prompt and one decode, in blocks that nobody holds: called only while nothing runs.
+    /// A short prompt and one decode, in blocks of its own.
     fn warm_up(&mut self) -> Result<(), ModelError> {
-        let block_size = self.scheduler.pool().block_size();
-        let tokens = WARM_UP_TOKENS.min(self.model.info().context_length.saturating_sub(1)).max(1);
-        let blocks: Vec<u32> = (0..(tokens + 1).div_ceil(block_size) as u32).collect();
+        let pool = self.scheduler.pool();
+        let room = self.model.info().context_length.min(pool.free() * pool.block_size());
+        let tokens = WARM_UP_TOKENS.min(room.saturating_sub(1)).max(1);
+        let table = self.scheduler.lend_blocks(tokens + 1);
+        let mut table = table.ok_or_else(|| ModelError::Step("no block is free".to_owned()))?;
+        let blocks = table.lend();
+        let outcome = self.first_steps(tokens, &blocks);
+        table.restore(blocks);
+        self.scheduler.take_back(table);
+        outcome
+    }
+
+    fn first_steps(&mut self, tokens: usize, blocks: &[BlockId]) -> Result<(), ModelError> {
         for positions in [0..tokens, tokens..tokens + 1] {
             let batch = Batch {
                 token_ids: vec![0; positions.len()],
                 positions: positions.clone().map(|position| position as u32).collect(),
                 sequences: vec![SequenceRows {
                     rows: 0..positions.len(),
-                    blocks: blocks.clone(),
+                    blocks: blocks.to_vec(),
                     context_len: positions.end,
                     output: Wanted::LastLogits,
                 }],

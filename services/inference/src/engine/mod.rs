@@ -1,7 +1,8 @@
 //! The engine: what owns the model, and one step of its life.
 //!
 //! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
-//! (how tokens reach their caller), `score` (how likely given tokens are), `timeline` (times and spans of a request), `status` (how busy it is), `load`
+//! (how tokens reach their caller), `score` (how likely given tokens are), `sharing` (who shares blocks with whom),
+//! `timeline` (times and spans of a request), `status` (how busy it is), `load`
 //! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back).
 //!
 //! Rules:
@@ -21,6 +22,7 @@ mod load;
 mod outbox;
 mod pace;
 mod score;
+mod sharing;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -179,7 +181,7 @@ impl<M: Model + ?Sized> Engine<M> {
             let Some(outcome) = outcome else { return Fate::Stays };
             hands.metrics.ended(outcome);
             ended += 1;
-            Fate::Leaves
+            if outcome == Outcome::UnusableOutput { Fate::Fails } else { Fate::Leaves }
         });
         (0..ended).for_each(|_| reporter.place_freed(now));
         reporter.stepped(rows, generated, prefilled);
@@ -193,7 +195,7 @@ impl<M: Model + ?Sized> Engine<M> {
         self.scheduler.commit(&mut self.batch, |sequence, _| {
             sequence.payload.fail(EngineError::Step(error.to_string()));
             metrics.ended(Outcome::StepFailed);
-            Fate::Leaves
+            Fate::Fails
         });
         self.note_failure(error);
     }

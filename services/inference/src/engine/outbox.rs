@@ -1,7 +1,7 @@
 //! How a generation reaches its caller.
 //!
 //! The channel of a request holds all that the request can ever produce, so the engine never waits for a reader. It
-//! grows as it fills: a fast reader's takes next to nothing.
+//! grows as it fills: a fast reader's takes next to nothing. All continuations of a request speak into one channel.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::{handle::Door, timeline::Timings};
 use crate::{error::EngineError, sampler::Choice, sequence::Rank, stop::Ending};
 
-/// Events beside tokens: the start and the end.
+/// Events of a continuation beside tokens: the start and the end.
 const FRAME: usize = 2;
 /// The most tokens of the prompt in one event.
 pub(super) const PROMPT_PIECE: usize = 256;
@@ -32,27 +32,38 @@ pub enum Event {
     /// How likely the next tokens of the prompt were. The very first has nothing to be judged by.
     Prompt(Vec<Choice>),
     /// The next token.
-    Token(Choice),
-    /// The end. Nothing follows.
+    Token {
+        /// Of which continuation.
+        index: usize,
+        /// The token.
+        choice: Choice,
+    },
+    /// The end of a continuation.
     Finished(Finished),
 }
 
 /// How a generation ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finished {
+    /// Which continuation.
+    pub index: usize,
     /// Why.
     pub ending: Ending,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were in the cache already.
+    pub cached_prompt_tokens: usize,
     /// Tokens generated.
     pub completion_tokens: usize,
     /// Where the time went.
     pub timings: Timings,
 }
 
-/// The engine's end of a request's channel.
+/// A continuation's end of its request's channel.
 #[derive(Debug)]
 pub(super) struct Outbox {
+    /// Which continuation.
+    pub(super) index: usize,
     sender: Sender<Result<Event, EngineError>>,
 }
 
@@ -64,32 +75,72 @@ impl Outbox {
     }
 }
 
-/// Both ends of a channel for a generation of at most `max_tokens` that tells of so many tokens of its prompt.
-pub(super) fn channel_for(max_tokens: usize, told: usize) -> (Outbox, Receiver<Result<Event, EngineError>>) {
-    let (sender, receiver) = channel(max_tokens + FRAME + told.div_ceil(PROMPT_PIECE));
-    (Outbox { sender }, receiver)
+/// Both ends of a channel for this many continuations of at most `max_tokens` each, that tells of so many tokens of the
+/// prompt.
+pub(super) fn channel_for(
+    continuations: usize,
+    max_tokens: usize,
+    told: usize,
+) -> (Vec<Outbox>, Receiver<Result<Event, EngineError>>) {
+    let (sender, receiver) = channel(continuations * (max_tokens + FRAME) + told.div_ceil(PROMPT_PIECE));
+    let outbox = |index| Outbox { index, sender: sender.clone() };
+    ((0..continuations).map(outbox).collect(), receiver)
 }
 
-/// A running generation: its events. Dropping it is cancelling it.
+/// A running generation: the events of all its continuations. It starts once, and ends with its last continuation or
+/// with the first error. Dropping it is cancelling it.
 #[derive(Debug)]
 pub struct Generation {
-    pub(super) events: Receiver<Result<Event, EngineError>>,
-    pub(super) ended: bool,
-    pub(super) _abort: AbortOnDrop,
+    events: Receiver<Result<Event, EngineError>>,
+    started: bool,
+    /// Continuations that have not ended.
+    left: usize,
+    aborts: Vec<AbortOnDrop>,
+}
+
+impl Generation {
+    /// A generation of one continuation for each of `aborts`.
+    pub(super) fn new(events: Receiver<Result<Event, EngineError>>, aborts: Vec<AbortOnDrop>) -> Self {
+        Self { events, started: false, left: aborts.len(), aborts }
+    }
+
+    /// Whether nothing more will come.
+    pub fn ended(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether the caller is told; the first of several starts is the generation's.
+    fn concerns_caller(&mut self, event: &Result<Event, EngineError>) -> bool {
+        match event {
+            Ok(Event::Started { .. }) => !std::mem::replace(&mut self.started, true),
+            Ok(Event::Prompt(_) | Event::Token { .. }) => true,
+            Ok(Event::Finished(_)) => {
+                self.left -= 1;
+                true
+            }
+            Err(_) => {
+                // Without one of its continuations the whole is not what was asked for.
+                self.left = 0;
+                self.aborts.clear();
+                true
+            }
+        }
+    }
 }
 
 impl Stream for Generation {
     type Item = Result<Event, EngineError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
+        while !self.ended() {
+            let event = std::task::ready!(self.events.poll_recv(context));
+            // A channel that closes without an end: the engine's thread is gone.
+            let event = event.unwrap_or(Err(EngineError::Gone));
+            if self.concerns_caller(&event) {
+                return Poll::Ready(Some(event));
+            }
         }
-        let event = std::task::ready!(self.events.poll_recv(context));
-        // A channel that closes without an end: the engine's thread is gone.
-        let event = event.unwrap_or(Err(EngineError::Gone));
-        self.ended = matches!(event, Ok(Event::Finished(_)) | Err(_));
-        Poll::Ready(Some(event))
+        Poll::Ready(None)
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use super::work::Work;
-use crate::{metrics::EngineMetrics, scheduler::Scheduler};
+use crate::{
+    metrics::EngineMetrics,
+    scheduler::{PrefixCounts, Scheduler},
+};
 
 /// How busy the engine is, as of the end of its last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct EngineStatus {
     pub prefilled: u64,
     /// Preemptions since start.
     pub preemptions: u64,
+    /// How the prefix cache does, since start.
+    pub prefix: PrefixCounts,
     /// How often a place becomes free, by the pace of the last requests.
     pub place_frees_every: Duration,
     /// Commands taken since start.
@@ -39,6 +44,8 @@ pub(super) struct Reporter {
     sender: watch::Sender<EngineStatus>,
     status: EngineStatus,
     last_end: Option<Instant>,
+    /// As counted so far.
+    evictions: u64,
 }
 
 /// Weight of the newest interval in the running mean of intervals between ends of requests.
@@ -56,7 +63,7 @@ impl Reporter {
             ..EngineStatus::default()
         };
         let (sender, receiver) = watch::channel(status);
-        (Self { metrics, sender, status, last_end: None }, receiver)
+        (Self { metrics, sender, status, last_end: None, evictions: 0 }, receiver)
     }
 
     /// Counts a step.
@@ -83,6 +90,11 @@ impl Reporter {
         let pool = scheduler.pool();
         let status = &mut self.status;
         self.metrics.preemptions.inc_by(scheduler.preemptions() - status.preemptions);
+        self.metrics.prefix.counted(status.prefix, scheduler.prefix_counts());
+        self.metrics.prefix.idle_blocks.set(pool.idle() as i64);
+        self.metrics.prefix.evictions.inc_by(pool.evictions() - self.evictions);
+        self.evictions = pool.evictions();
+        status.prefix = scheduler.prefix_counts();
         status.waiting = scheduler.waiting();
         status.running = scheduler.running();
         status.blocks_free = pool.free();

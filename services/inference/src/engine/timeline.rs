@@ -54,12 +54,15 @@ impl Timeline {
             "prefill",
             gen_ai.request.model = model,
             gen_ai.usage.input_tokens = count(prompt_tokens),
+            gen_ai.usage.cache_read.input_tokens = Empty,
         );
         Some(now - self.arrived)
     }
 
-    /// Notes the first token. Answers how long after arrival it came.
-    pub(super) fn first_token(&mut self, now: Instant, model: &str) -> Duration {
+    /// Notes the first token, and how many tokens of the prompt were in the cache before. Answers how long after arrival
+    /// it came.
+    pub(super) fn first_token(&mut self, now: Instant, model: &str, cached: usize) -> Duration {
+        self.stage.record("gen_ai.usage.cache_read.input_tokens", count(cached));
         self.first_token = Some(now);
         tracing::debug!(parent: &self.call, "first_token");
         self.stage = tracing::info_span!(

@@ -14,6 +14,7 @@ use crate::{
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
     model::Wanted,
+    request::Generate,
     sampler::{Chooser, Sampler, SamplingError},
     scheduler::Ran,
     sequence::Sequence,
@@ -87,12 +88,24 @@ pub(super) struct Hands<'a> {
 #[derive(Clone, Copy)]
 struct Seen {
     prompt_tokens: usize,
+    cached_prompt_tokens: usize,
     generated: usize,
     preemptions: u32,
     complete: bool,
 }
 
 impl Work {
+    /// The continuation of a request that speaks into `outbox`.
+    pub(super) fn of(request: &Generate, outbox: Outbox, place: OwnedSemaphorePermit) -> Self {
+        let chooser = Chooser::new(request.params.clone(), request.top_logprobs, &request.prompt);
+        let chooser = chooser.of_continuation(outbox.index);
+        // The first tells of the prompt, for all.
+        let told = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
+        let prompt = told.map(|_| PromptScores::of(&request.prompt));
+        let answer = Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules.clone() }));
+        Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
+    }
+
     /// Tells whoever waits that there will be no answer, or no more of it.
     pub(super) fn fail(&mut self, error: EngineError) {
         match &mut self.answer {
@@ -112,6 +125,7 @@ pub(super) fn settle(
 ) -> Option<Outcome> {
     let seen = Seen {
         prompt_tokens: sequence.prompt_len(),
+        cached_prompt_tokens: sequence.cached(),
         generated: sequence.output_len(),
         preemptions: sequence.preemptions,
         complete: sequence.remaining() == 0,
@@ -164,14 +178,15 @@ impl Tokens {
             }
         };
         if seen.generated == 0 {
-            let waited = timeline.first_token(hands.now, hands.model);
+            let waited = timeline.first_token(hands.now, hands.model, seen.cached_prompt_tokens);
             hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
             let (prompt_tokens, seed) = (seen.prompt_tokens, self.chooser.seed());
             self.outbox.send(Ok(Event::Started { prompt_tokens, seed }));
             self.prompt.take().into_iter().for_each(|prompt| prompt.tell(&self.outbox));
         }
         let (token, generated) = (choice.token, seen.generated + 1);
-        let listens = self.outbox.send(Ok(Event::Token(choice)));
+        let index = self.outbox.index;
+        let listens = self.outbox.send(Ok(Event::Token { index, choice }));
         let outcome = match self.rules.after(token, generated) {
             Some(ending) => Some(self.finish(ending, Seen { generated, ..seen }, timeline, hands)),
             None if listens => None,
@@ -200,8 +215,14 @@ impl Tokens {
             let each = timings.decode.as_secs_f64() / (seen.generated - 1) as f64;
             hands.metrics.time_per_output_token.observe(each);
         }
-        let (prompt_tokens, completion_tokens) = (seen.prompt_tokens, seen.generated);
-        self.outbox.send(Ok(Event::Finished(Finished { ending, prompt_tokens, completion_tokens, timings })));
+        self.outbox.send(Ok(Event::Finished(Finished {
+            index: self.outbox.index,
+            ending,
+            prompt_tokens: seen.prompt_tokens,
+            cached_prompt_tokens: seen.cached_prompt_tokens,
+            completion_tokens: seen.generated,
+            timings,
+        })));
         outcome
     }
 }

@@ -154,9 +154,7 @@ async fn a_field_that_is_not_served_is_named() {
     let constraint = common::Constraint { form: Some(common::constraint::Form::JsonObject(true)) };
     let requests = [
         ("adapter_id", wire::GenerateRequest { adapter_id: Some(String::new()), ..base() }),
-        ("cache_salt", wire::GenerateRequest { cache_salt: Some("s".to_owned()), ..base() }),
         ("constraint", wire::GenerateRequest { constraint: Some(constraint), ..base() }),
-        ("`n`", wire::GenerateRequest { n: Some(2), ..base() }),
     ];
     for (field, request) in requests {
         let status = refusal(&mut service, request).await;

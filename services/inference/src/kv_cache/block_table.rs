@@ -1,6 +1,6 @@
 //! Which blocks a sequence holds.
 
-use super::BlockPool;
+use super::{BlockHash, BlockPool};
 use crate::model::BlockId;
 
 /// The blocks of one sequence, in the order of its positions.
@@ -18,6 +18,26 @@ impl BlockTable {
     pub fn grow_to(&mut self, tokens: usize, pool: &mut BlockPool) -> bool {
         let missing = pool.blocks_for(tokens).saturating_sub(self.blocks.len());
         missing == 0 || pool.take(missing, &mut self.blocks)
+    }
+
+    /// Puts a block that others have computed at `index`, which may be the next. What stood there is given back.
+    pub fn adopt(&mut self, index: usize, block: BlockId, pool: &mut BlockPool) {
+        pool.hold(block);
+        match self.blocks.get_mut(index) {
+            Some(own) => pool.let_go(std::mem::replace(own, block)),
+            None => self.blocks.push(block),
+        }
+        debug_assert_eq!(self.blocks.get(index), Some(&block), "a table has no gaps");
+    }
+
+    /// Lets others find the block at `index`, which is full, under this name.
+    pub fn publish(&self, index: usize, name: BlockHash, pool: &mut BlockPool) {
+        pool.publish(self.blocks[index], name);
+    }
+
+    /// Makes sure that nobody new finds any of the blocks.
+    pub fn retract(&self, pool: &mut BlockPool) {
+        self.blocks.iter().for_each(|block| pool.retract(*block));
     }
 
     /// Gives every block back.

@@ -99,6 +99,9 @@ pub struct ModelInfo {
     pub tokenizer_fingerprint: String,
     /// Weights, counted.
     pub parameters: u64,
+    /// Whether a token's keys depend on how long its sequence was when they were computed: then no two sequences can
+    /// share them.
+    pub keys_depend_on_length: bool,
     /// Bytes that one token takes in the KV cache, all layers, keys and values.
     pub kv_bytes_per_token: usize,
 }
@@ -115,7 +118,8 @@ pub trait Model {
     /// Writes keys and values of the rows into the cache, and computes what each sequence wants.
     ///
     /// # Errors
-    /// The backend failed; the cache content of the batch's sequences is then unknown.
+    /// The backend failed; the cache content of the batch's sequences is then unknown. Blocks are only ever written where
+    /// the batch's rows stand.
     fn forward(&mut self, batch: &Batch) -> Result<StepOutput, ModelError>;
     /// Takes an output back once it has been read, so that its memory can serve the next step.
     fn recycle(&mut self, output: StepOutput) {

@@ -19,6 +19,11 @@ impl Draws {
         Self { stream: ChaCha8Rng::seed_from_u64(seed) }
     }
 
+    /// Goes on with another of the streams that the seed names; at first it is 0.
+    pub(super) fn use_stream(&mut self, number: u64) {
+        self.stream.set_stream(number);
+    }
+
     /// The number that belongs to `position`, uniform in `[0, 1)`.
     pub(super) fn at(&mut self, position: usize) -> f64 {
         self.stream.set_word_pos(position as u128 * WORDS_PER_BLOCK);

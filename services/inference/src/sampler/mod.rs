@@ -61,6 +61,14 @@ impl Chooser {
         Self { params, top_logprobs, draws, said }
     }
 
+    /// The same for the `index`-th of several continuations, whose random streams have nothing in common. The first has
+    /// the stream of one that stands alone.
+    #[must_use]
+    pub fn of_continuation(mut self, index: usize) -> Self {
+        self.draws.use_stream(index as u64);
+        self
+    }
+
     /// The seed in use.
     pub fn seed(&self) -> u64 {
         self.params.seed

@@ -9,6 +9,8 @@
 //! - A prompt gets all its blocks when it is admitted, so only decodes can run out of blocks. Where one does, the
 //!   sequence that ranks last gives up its blocks and is computed again later. It ranks behind every sequence that was
 //!   planned before, so a plan is never taken back; and the first of the running never gives way to anyone.
+//! - What others have computed of a prompt is taken over at admission and before each of its chunks; what another
+//!   sequence computes in the same step is waited for. So a prefix that many bring at once is computed once.
 //! - What is asked for must fit: nothing may be enqueued that needs more blocks than there are.
 //! - A plan is followed by a `commit`, which brings the block tables home.
 
@@ -17,10 +19,12 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 use tokio::time::Instant;
 
 use crate::{
-    kv_cache::BlockPool,
+    kv_cache::{BlockHash, BlockPool, BlockTable},
     model::{Batch, Wanted},
     sequence::{Rank, Sequence},
 };
@@ -40,8 +44,19 @@ pub struct StepLimits {
 pub enum Fate {
     /// It runs on.
     Stays,
-    /// It is done: its blocks are free from here on.
+    /// It is done: its blocks are free from here on, and found by whoever shares its prefix.
     Leaves,
+    /// It leaves because what was computed for it cannot be trusted: nobody finds any of its blocks.
+    Fails,
+}
+
+/// How the prefix cache does, in tokens of prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixCounts {
+    /// Looked up.
+    pub queried_tokens: u64,
+    /// Found, and not computed again.
+    pub hit_tokens: u64,
 }
 
 /// What a sequence has to show after a step.
@@ -65,13 +80,24 @@ pub struct Scheduler<T> {
     queue: Queue<T>,
     /// Who is in the current plan: indices of running sequences, in the order of the batch.
     planned: Vec<usize>,
+    /// The blocks of prompts that the current plan fills.
+    underway: HashSet<BlockHash>,
+    prefix: PrefixCounts,
     preemptions: u64,
 }
 
 impl<T> Scheduler<T> {
     /// A scheduler with nothing to do.
     pub fn new(limits: StepLimits, pool: BlockPool) -> Self {
-        Self { limits, pool, queue: Queue::default(), planned: Vec::new(), preemptions: 0 }
+        Self {
+            limits,
+            pool,
+            queue: Queue::default(),
+            planned: Vec::new(),
+            underway: HashSet::new(),
+            prefix: PrefixCounts::default(),
+            preemptions: 0,
+        }
     }
 
     /// Puts a sequence into the queue.
@@ -126,7 +152,12 @@ impl<T> Scheduler<T> {
             let scored = sequence.unscored(rows).len();
             let ran = Ran { wanted: share.output, first_position, rows, scored };
             sequence.advance(rows);
-            running.leaves = settle(sequence, ran) == Fate::Leaves;
+            let fate = settle(sequence, ran);
+            match fate {
+                Fate::Stays | Fate::Leaves => sequence.publish(&mut self.pool),
+                Fate::Fails => sequence.table.retract(&mut self.pool),
+            }
+            running.leaves = fate != Fate::Stays;
             left |= running.leaves;
         }
         self.planned.clear();
@@ -153,6 +184,23 @@ impl<T> Scheduler<T> {
     /// The blocks of the cache.
     pub fn pool(&self) -> &BlockPool {
         &self.pool
+    }
+
+    /// Takes blocks for `tokens` tokens that belong to no sequence; none where there are too few. Whoever has used them
+    /// hands them back.
+    pub fn lend_blocks(&mut self, tokens: usize) -> Option<BlockTable> {
+        let mut table = BlockTable::default();
+        table.grow_to(tokens, &mut self.pool).then_some(table)
+    }
+
+    /// Takes back what was lent.
+    pub fn take_back(&mut self, mut table: BlockTable) {
+        table.release(&mut self.pool);
+    }
+
+    /// How the prefix cache does.
+    pub fn prefix_counts(&self) -> PrefixCounts {
+        self.prefix
     }
 
     /// Preemptions so far.

@@ -10,6 +10,7 @@ impl<T> Scheduler<T> {
     /// Decodes first, then prompts that were begun, then new ones.
     pub(super) fn plan(&mut self, batch: &mut Batch) {
         self.planned.clear();
+        self.underway.clear();
         self.queue.sort();
         let preemptions = self.preemptions;
         self.plan_decodes(batch);
@@ -36,10 +37,24 @@ impl<T> Scheduler<T> {
             if left == 0 {
                 return;
             }
-            let remaining = self.queue.running[index].sequence.remaining();
-            if remaining > 1 {
-                self.plan_rows(index, remaining.min(left), batch);
+            if self.queue.running[index].sequence.remaining() > 1 {
+                self.plan_prompt(index, batch);
             }
+        }
+    }
+
+    /// The next rows of a prompt, unless another sequence of this plan computes the very same: then the sequence waits
+    /// for that step, and takes over what comes of it.
+    fn plan_prompt(&mut self, index: usize, batch: &mut Batch) {
+        let left = self.budget_left(batch);
+        let sequence = &mut self.queue.running[index].sequence;
+        let before = sequence.cached();
+        sequence.catch_up(&mut self.pool);
+        self.prefix.hit_tokens += (sequence.cached() - before) as u64;
+        if !sequence.awaits(&self.underway, &self.pool) {
+            let rows = sequence.remaining().min(left);
+            sequence.announce(rows, &mut self.underway, &self.pool);
+            self.plan_rows(index, rows, batch);
         }
     }
 
@@ -49,15 +64,15 @@ impl<T> Scheduler<T> {
             // One block for each that runs stays free, or the newcomer would be preempted a few steps later.
             let spared = self.queue.running.len();
             let sequence = head.get_mut();
-            let tokens = sequence.tokens().len();
-            if self.pool.blocks_for(tokens) + spared > self.pool.free()
-                || !sequence.table.grow_to(tokens, &mut self.pool)
-            {
+            if !sequence.settle_in(spared, &mut self.pool) {
                 return;
             }
+            if sequence.shares() && sequence.preemptions == 0 {
+                self.prefix.queried_tokens += sequence.prompt_len() as u64;
+                self.prefix.hit_tokens += sequence.cached() as u64;
+            }
             self.queue.running.push(Running { sequence: head.remove(), leaves: false });
-            let rows = tokens.min(self.budget_left(batch));
-            self.plan_rows(self.queue.running.len() - 1, rows, batch);
+            self.plan_prompt(self.queue.running.len() - 1, batch);
         }
     }
 

@@ -141,7 +141,7 @@ fn a_slow_reader_stalls_nobody_and_loses_nothing() {
         bench.engine.step();
         heard(&mut quick);
     }
-    assert!(quick.ended, "the quick reader's generation is done");
+    assert!(quick.ended(), "the quick reader's generation is done");
     bench.run();
     let events = heard(&mut slow);
     assert_eq!(tokens(&events).len(), 200);
@@ -154,7 +154,7 @@ fn logprobs_come_with_every_token_where_they_were_asked_for() {
     let mut generation = bench.start(Generate { top_logprobs: Some(2), ..request(&[1], 3) });
     bench.run();
     for event in heard(&mut generation) {
-        let Ok(Event::Token(choice)) = event else { continue };
+        let Ok(Event::Token { choice, .. }) = event else { continue };
         let logprobs = choice.logprobs.unwrap();
         assert_eq!(logprobs.top.len(), 2);
         assert_eq!(logprobs.top[0].0, choice.token);

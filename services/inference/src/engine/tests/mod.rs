@@ -36,6 +36,7 @@ struct Setup {
     blocks: u64,
     limits: StepLimits,
     capacity: usize,
+    prefix_caching: bool,
 }
 
 impl Default for Setup {
@@ -45,6 +46,7 @@ impl Default for Setup {
             blocks: 64,
             limits: StepLimits { max_sequences: 8, max_batched_tokens: 16 },
             capacity: 64,
+            prefix_caching: true,
         }
     }
 }
@@ -63,6 +65,7 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
         kv_cache: KvCacheConfig {
             block_size: BLOCK_SIZE,
             memory: ByteSize(setup.blocks * BLOCK_SIZE as u64 * BYTES_PER_TOKEN),
+            prefix_caching: setup.prefix_caching,
         },
         limits: setup.limits,
         metrics: EngineMetrics::new(&context.metrics),
@@ -85,6 +88,7 @@ impl Bench {
             arrivals: Default::default(),
             places: Arc::new(Semaphore::new(setup.capacity)),
             capacity: setup.capacity,
+            sharing: loaded.sharing,
             status: loaded.status,
             metrics,
             drain: context.drain.clone(),
@@ -145,6 +149,8 @@ fn request(prompt: &[u32], tokens: usize) -> Generate {
         prompt_top_logprobs: None,
         priority: 0,
         tenant: Default::default(),
+        cache_salt: String::new(),
+        continuations: 1,
     }
 }
 
@@ -162,7 +168,7 @@ fn heard(generation: &mut Generation) -> Vec<Result<Event, EngineError>> {
 /// The tokens among the events.
 fn tokens(events: &[Result<Event, EngineError>]) -> Vec<u32> {
     let token = |event: &Result<Event, EngineError>| match event {
-        Ok(Event::Token(choice)) => Some(choice.token),
+        Ok(Event::Token { choice, .. }) => Some(choice.token),
         _ => None,
     };
     events.iter().filter_map(token).collect()

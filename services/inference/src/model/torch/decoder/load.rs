@@ -209,6 +209,7 @@ impl<'a> Source<'a> {
             tokenizer_fingerprint: fingerprint(self.folder)?,
             parameters: self.weights.finish(&self.model.architecture)?,
             architecture: self.model.architecture,
+            keys_depend_on_length: self.model.rope.depends_on_length(),
             kv_bytes_per_token,
         })
     }
