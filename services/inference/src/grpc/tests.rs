@@ -289,3 +289,60 @@ async fn the_service_says_what_it_serves_and_how_busy_it_is() {
     assert_eq!((status.max_running, status.max_waiting), (2, 2));
     assert_eq!((status.kv_blocks_total, status.kv_blocks_free, status.kv_block_size), (64, 64, 4));
 }
+
+#[tokio::test]
+async fn continuations_are_told_apart_and_the_prompt_is_charged_once() {
+    let mut service = service().await;
+    let request = wire::GenerateRequest { n: Some(2), ..prompt(&[1, 2, 3, 4, 5]) };
+    let mut stream = service.client.generate(request).await.unwrap().into_inner();
+    let (mut ids, mut usages) = ([Vec::new(), Vec::new()], [None, None]);
+    while let Some(message) = stream.next().await {
+        match message.unwrap().event.unwrap() {
+            WireEvent::Tokens(tokens) => {
+                ids[tokens.index as usize].extend(tokens.tokens.iter().map(|token| token.id));
+            }
+            WireEvent::Finished(finished) => usages[finished.index as usize] = finished.usage,
+            _ => {}
+        }
+    }
+    assert_eq!(ids, [[11, 12, 13, 14, 15, END], [11, 12, 13, 14, 15, END]]);
+    let counts = usages.map(|usage| usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens)));
+    assert_eq!(counts, [Some((5, 6)), Some((0, 6))]);
+}
+
+#[tokio::test]
+async fn a_second_request_says_what_it_found_in_the_cache_and_so_does_the_status() {
+    let mut service = service().await;
+    let mut found = Vec::new();
+    for salt in [None, None, Some("other")] {
+        let request = wire::GenerateRequest { cache_salt: salt.map(str::to_owned), ..prompt(&[1; 9]) };
+        let mut stream = service.client.generate(request).await.unwrap().into_inner();
+        while let Some(message) = stream.next().await {
+            if let Some(WireEvent::Finished(finished)) = message.unwrap().event {
+                found.push(finished.usage.unwrap().cached_prompt_tokens);
+            }
+        }
+    }
+    assert_eq!(found, [0, 8, 0]);
+    let status =
+        service.client.get_engine_status(wire::GetEngineStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.prefix_queried_tokens, status.prefix_hit_tokens), (27, 8));
+}
+
+#[tokio::test]
+async fn a_salt_that_is_too_long_and_more_continuations_than_are_served_are_refused() {
+    let mut service = service().await;
+    let salt = Some("s".repeat(129));
+    let status =
+        refusal(&mut service, wire::GenerateRequest { cache_salt: salt, n: Some(5), ..prompt(&[1]) }).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let violations = status.get_details_bad_request().unwrap().field_violations;
+    let said: Vec<(&str, &str)> = violations
+        .iter()
+        .map(|violation| (violation.field.as_str(), violation.description.as_str()))
+        .collect();
+    assert_eq!(
+        said,
+        [("cache_salt", "has 129 bytes; must have at most 128"), ("n", "is 5; must be from 1 to 4")]
+    );
+}

@@ -1,4 +1,6 @@
-//! The pool against a naive model of it: a set of block numbers for each holder.
+//! The pool against naive models of it.
+
+mod shared;
 
 use std::collections::BTreeSet;
 

@@ -2,6 +2,7 @@
 
 mod claims;
 mod failures;
+mod prefix;
 mod sameness;
 mod scores;
 mod threads;
