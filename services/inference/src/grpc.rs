@@ -172,10 +172,7 @@ impl InferenceService for Inference {
 
 /// Names the first field that is set and not served yet.
 fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
-    let fields = [
-        ("adapter_id", request.adapter_id.is_some()),
-        ("constraint", request.constraint.is_some()),
-    ];
+    let fields = [("adapter_id", request.adapter_id.is_some()), ("constraint", request.constraint.is_some())];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
 

@@ -97,7 +97,6 @@ impl EngineHandle {
         for outbox in outboxes {
             let place = places.split(1).ok_or(EngineError::Gone)?;
             let rank = self.door.next_rank(request.priority);
-            // The first tells of the prompt, for all.
             let prompt_top = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
             let work = Work::of(&request, outbox, place);
             let sequence = Sequence::new(rank, Goal::Tokens, request.prompt.clone(), work)

@@ -102,7 +102,8 @@ impl Work {
         // The first tells of the prompt, for all.
         let told = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
         let prompt = told.map(|_| PromptScores::of(&request.prompt));
-        let answer = Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules.clone() }));
+        let answer =
+            Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules.clone() }));
         Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
     }
 

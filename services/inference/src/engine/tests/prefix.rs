@@ -220,6 +220,25 @@ fn continuations_share_a_prompt_and_nothing_else() {
 }
 
 #[test]
+fn a_prompt_that_is_to_be_judged_is_computed_whole_and_told_once() {
+    let mut bench = Bench::new(Setup::default());
+    answered(&mut bench, request(&prompt(80), 1));
+    let judged = Generate { prompt_top_logprobs: Some(0), continuations: 3, ..request(&prompt(80), 4) };
+    let (rows, events) = answered(&mut bench, judged);
+    assert_eq!(
+        rows,
+        (SHARED + 3 * (2 + 3)) as u64,
+        "the first computes every row, the others what is their own"
+    );
+    let told = events.iter().filter_map(|event| match event {
+        Ok(Event::Prompt(tokens)) => Some(tokens.iter().filter(|token| token.logprobs.is_some()).count()),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [SHARED + 1]);
+    assert!(matches!(events[..2], [Ok(Event::Started { .. }), Ok(Event::Prompt(_))]));
+}
+
+#[test]
 fn each_continuation_takes_a_place() {
     let mut bench = Bench::new(Setup { capacity: 4, ..Setup::default() });
     let three = Generate { continuations: 3, ..request(&[1], 2) };

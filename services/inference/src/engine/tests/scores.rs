@@ -54,7 +54,7 @@ fn scores_of_an_output_are_the_log_probabilities_that_it_came_with() {
     let chosen: Vec<f32> = events
         .iter()
         .filter_map(|event| match event {
-            Ok(Event::Token(choice)) => choice.logprobs.as_ref().map(|logprobs| logprobs.chosen),
+            Ok(Event::Token { choice, .. }) => choice.logprobs.as_ref().map(|logprobs| logprobs.chosen),
             _ => None,
         })
         .collect();
