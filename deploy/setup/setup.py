@@ -3,6 +3,7 @@
 
     python3 deploy/setup/setup.py                 what `weft up` needs
     python3 deploy/setup/setup.py all             that and everything the tests need
+    python3 deploy/setup/setup.py peers           what `make bench` measures Weft against
     python3 deploy/setup/setup.py STEP...         single steps
     python3 deploy/setup/setup.py --list          the steps, and where each puts its result
 
@@ -25,6 +26,10 @@ from step import Ledger, SetupError, Step, run_all
 ROOT = Path(__file__).resolve().parents[2]
 UP = ["libtorch", "model-tools", "model"]
 TESTS = [*UP, "model-f32", "clients", "tools", "grpcurl", "jaeger"]
+PEERS = [
+    *["bench", "bench-report", "bench-llama", "bench-llama-models"],
+    *["bench-openvino", *(f"bench-openvino-{one}" for one in bench_peers.OPENVINO_FORMATS), "bench-vllm"],
+]
 PYTHON = (3, 11)
 
 
@@ -73,7 +78,7 @@ def check_machine() -> None:
 
 def select(known: dict[str, Step], names: list[str]) -> list[Step]:
     """The steps that the command line asks for."""
-    groups = {"up": UP, "all": TESTS}
+    groups = {"up": UP, "all": TESTS, "peers": PEERS}
     wanted = [single for name in names or ["up"] for single in groups.get(name, [name])]
     unknown = [name for name in wanted if name not in known]
     if unknown:

@@ -33,4 +33,4 @@ mod start;
 
 pub use config::Config;
 pub use error::{EngineError, StartError};
-pub use start::{Running, start, start_stepped, start_with};
+pub use start::{Running, run, start, start_stepped, start_with};

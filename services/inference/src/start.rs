@@ -20,6 +20,8 @@ pub struct Running {
     pub services: Services,
     /// The engine's door: for tests that look at it.
     pub engine: EngineHandle,
+    /// What requests are checked against.
+    pub served: Served,
 }
 
 /// Loads the configured model and starts the service.
@@ -27,8 +29,16 @@ pub struct Running {
 /// # Errors
 /// The model, the cache or the first steps.
 pub async fn start(config: Config, context: Context) -> Result<Services, StartError> {
+    Ok(run(config, context).await?.services)
+}
+
+/// As [`start`], for who drives the engine beside the service: measurements in process.
+///
+/// # Errors
+/// The model, the cache or the first steps.
+pub async fn run(config: Config, context: Context) -> Result<Running, StartError> {
     let model = config.model.clone();
-    Ok(start_with(config, context, move || load(&model)).await?.services)
+    start_with(config, context, move || load(&model)).await
 }
 
 /// Starts the service with any model. `factory` runs on the engine's thread, which then owns what it made.
@@ -103,8 +113,8 @@ fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, S
         scheduler: config.scheduler.clone(),
         block_size: config.kv_cache.block_size,
     };
-    let services = Services::new().add(grpc::service(handle.clone(), served, about, limits));
-    Ok(Running { services, engine: handle })
+    let services = Services::new().add(grpc::service(handle.clone(), served.clone(), about, limits));
+    Ok(Running { services, engine: handle, served })
 }
 
 /// The name under which the model is served.
