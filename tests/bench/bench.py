@@ -42,10 +42,10 @@ def all_cells() -> dict[str, alone.Cell]:
     }
 
 
-def measure(wanted: list[str], results: dict[str, Any]) -> None:
+def measure(wanted: list[str], results: dict[str, Any], without: frozenset[str]) -> None:
     """Runs cells, and saves after each."""
     known = all_cells()
-    with contenders.pool() as pool:
+    with contenders.pool(without) as pool:
         for name in wanted:
             began, load = time.monotonic(), machine.load()
             print(f"▸ {name}", flush=True)
@@ -104,6 +104,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one turn each: for development, not to be quoted")
     parser.add_argument("--cells", help="only these, by name, with commas; the others keep what was found before")
+    parser.add_argument("--without", default="", help="peers to leave out, by name, with commas")
     parser.add_argument("--resume", action="store_true", help="go on where the last run was cut off")
     parser.add_argument("--report", action="store_true", help="only write the report again")
     parser.add_argument("--list", action="store_true", help="list the cells and stop")
@@ -119,7 +120,8 @@ def main() -> int:
     if RESULTS.exists() and (arguments.cells or arguments.resume or arguments.report):
         results = json.loads(RESULTS.read_text()) | ({} if arguments.report else {"turns": turns})
     if not arguments.report:
-        measure(select(arguments.cells, results, arguments.resume), results)
+        wanted = select(arguments.cells, results, arguments.resume)
+        measure(wanted, results, frozenset(arguments.without.split(",")))
     publish(results)
     met = [check["met"] for cell in results["cells"].values() for check in cell["checks"]]
     print(f"bars: {met.count(True)} met, {met.count(False)} missed, {met.count(None)} not measured")

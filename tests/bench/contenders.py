@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from measure import Round, Turn, turn_of_times
 from places import HERE, MODEL, OUT, RELEASE, ROOT
 
-LOAD_LIMIT_S = 180
+# For a start or for one turn; the slowest take a minute where nothing else runs.
+PATIENCE_S = 180
 THREADS = 2
 STEP_TOKENS = 512
 LLAMA = OUT / "llama.cpp" / "llama-batched-bench"
@@ -95,10 +97,15 @@ class Worker:
             self._process.wait()
 
     def _read(self) -> dict[str, Any]:
+        # Who takes too long is ended, and that ends the wait for his answer.
+        alarm = Timer(PATIENCE_S, self._signal, [signal.SIGKILL])
+        alarm.start()
         line = self._process.stdout.readline()
+        alarm.cancel()
         if line:
             return json.loads(line)
-        self._process.wait()
+        if self._process.wait() == -signal.SIGKILL:
+            raise MissingError(f"ended after {PATIENCE_S} s without an answer")
         tail = [text for text in self.log.read_text(errors="replace").splitlines() if text.strip()][-3:]
         raise MissingError(f"ended with {self._process.returncode}: {' / '.join(tail)[-500:]}")
 
@@ -165,7 +172,8 @@ class LlamaBench:
 class Pool:
     """The contenders that run, by name; those that a cell does not need are ended before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        self._without = without
         self._running: dict[Contender, Worker | LlamaBench] = {}
         self._missing: dict[Contender, str] = {}
 
@@ -187,6 +195,8 @@ class Pool:
         self._running.pop(contender).stop()
 
     def _get(self, contender: Contender) -> "Worker | LlamaBench":
+        if contender.name in self._without:
+            raise MissingError("left out by --without")
         if contender in self._missing:
             raise MissingError(self._missing[contender])
         if contender not in self._running:
@@ -199,9 +209,9 @@ class Pool:
 
 
 @contextmanager
-def pool() -> Iterator[Pool]:
-    """A pool that is empty again at the end, however that comes."""
-    made = Pool()
+def pool(without: frozenset[str]) -> Iterator[Pool]:
+    """A pool that is empty again at the end, however that comes; `without` are the names that stay out."""
+    made = Pool(without)
     try:
         yield made
     finally:
