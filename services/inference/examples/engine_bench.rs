@@ -100,7 +100,7 @@ async fn generate(running: &Running, request: Request, began: Instant) -> Result
     let mut times = Times { sent_s: began.elapsed().as_secs_f64(), tokens_s: Vec::with_capacity(expected) };
     let mut events = running.engine.generate(request, None)?;
     while let Some(event) = events.next().await {
-        if let Event::Token(_) = event? {
+        if let Event::Token { .. } = event? {
             times.tokens_s.push(began.elapsed().as_secs_f64());
         }
     }
