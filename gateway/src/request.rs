@@ -96,6 +96,36 @@ pub(crate) struct Options {
     pub(crate) priority: Option<i32>,
     /// The safety policy; `None` means the gateway's default.
     pub(crate) safety_policy: Option<String>,
+    pub(crate) constraint: Option<Constraint>,
+}
+
+/// What the answer must look like.
+#[derive(Clone, Debug)]
+pub(crate) struct Constraint {
+    pub(crate) form: Form,
+    /// The field of our own API that it came from.
+    pub(crate) field: &'static str,
+}
+
+/// The forms of a constraint.
+#[derive(Clone, Debug)]
+pub(crate) enum Form {
+    JsonSchema(String),
+    Regex(String),
+    Lark(String),
+    Choice(Vec<String>),
+    JsonObject,
+}
+
+impl Form {
+    /// How much text there is, in bytes.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),
+            Self::Choice(options) => options.iter().map(String::len).sum(),
+            Self::JsonObject => 0,
+        }
+    }
 }
 
 /// How the next token is chosen. Unset fields take the model's defaults.

@@ -4,6 +4,7 @@ mod answers;
 mod drain;
 mod faults;
 mod refusals;
+mod structured;
 
 use std::time::Duration;
 

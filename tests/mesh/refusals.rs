@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weft_proto::{
-    common::v1::{Constraint, FinishReason, SamplingParams, StopConditions},
+    common::v1::{FinishReason, SamplingParams, StopConditions},
     gateway::v1::{ChatRequest, GenerationOptions},
 };
 use weft_tests::{
@@ -56,7 +56,6 @@ async fn what_is_not_served_yet_is_refused_by_name() {
     let cases = [
         ("adapter_id", with(|options| options.adapter_id = Some("mine".to_owned()))),
         ("cache_salt", with(|options| options.cache_salt = Some("salt".to_owned()))),
-        ("constraint", with(|options| options.constraint = Some(Constraint::default()))),
         ("`options.n`", with(|options| options.n = Some(2))),
     ];
     for (field, request) in cases {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 /// `smollm2_greedy.json`.
 #[derive(Debug, Deserialize)]
@@ -38,9 +38,17 @@ pub struct Message {
 /// # Panics
 /// The file is part of the repository.
 pub fn greedy() -> Vec<GreedyCase> {
-    let path = repository().join("tests/golden/smollm2_greedy.json");
+    read::<Greedy>("smollm2_greedy.json").cases
+}
+
+/// A golden file.
+///
+/// # Panics
+/// The file is part of the repository.
+pub fn read<T: DeserializeOwned>(name: &str) -> T {
+    let path = repository().join("tests/golden").join(name);
     let text = std::fs::read_to_string(path).expect("is part of the repository");
-    serde_json::from_str::<Greedy>(&text).expect("has this form").cases
+    serde_json::from_str(&text).expect("has this form")
 }
 
 /// The repository's root.

@@ -4,6 +4,7 @@
 //! its own fields, and before anything was done for it. What depends on the model (the length of its context, the size
 //! of its vocabulary) is for inference to say.
 
+mod constraint;
 mod options;
 
 use weft_proto::{common::v1 as common, gateway::v1 as wire};
@@ -12,7 +13,7 @@ use weft_runtime::status::{Violations, unserved};
 use crate::{
     config::Limits,
     error::Error,
-    request::{Ask, Conversation, Message, Prompt, Role, Tool, ToolCall},
+    request::{Ask, Constraint, Conversation, Message, Prompt, Role, Tool, ToolCall},
 };
 
 /// The longest name of a model.
@@ -33,8 +34,13 @@ pub(super) fn chat(request: wire::ChatRequest, limits: &Limits) -> Result<Ask, E
     faults.model(&request.model);
     let messages = messages(request.messages, limits, &mut faults);
     let tools = tools(request.tools, limits, &mut faults);
-    faults.unserved(request.tool_choice.is_some(), "tool_choice");
-    let options = options::read(request.options.unwrap_or_default(), limits, &mut faults);
+    let mut options = options::read(request.options.unwrap_or_default(), limits, &mut faults);
+    if let Some(choice) = request.tool_choice {
+        faults.require(options.constraint.is_none(), "tool_choice", || {
+            "is set; must not be together with `options.constraint`".to_owned()
+        });
+        options.constraint = constraint::of_tools(choice, &tools, &mut faults);
+    }
     let prompt = Prompt::Chat(Conversation { messages, tools });
     faults.finish(Ask { model: request.model, prompt, options }, limits)
 }
@@ -106,6 +112,12 @@ impl Faults {
         self.require(bytes <= most, ask.prompt.field(), || {
             format!("has {bytes} bytes of text; must have at most {most} (limits.max_text_bytes)")
         });
+        if let Some(Constraint { form, field }) = &ask.options.constraint {
+            let bytes = form.text_bytes();
+            self.require(bytes <= most, field, || {
+                format!("has {bytes} bytes of text; must have at most {most} (limits.max_text_bytes)")
+            });
+        }
         self.into_result().map(|()| ask)
     }
 

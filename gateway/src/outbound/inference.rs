@@ -21,7 +21,7 @@ use super::{Route, endpoint::Endpoint, failure, request, retry::Retry};
 use crate::{
     answer::{FinishReason, Token, Usage},
     error::{Error, Failure, Peer},
-    request::{Options, Sampling, Scope, StopRules},
+    request::{Constraint, Form, Options, Sampling, Scope, StopRules},
 };
 
 /// Calls inference. Cheap to clone.
@@ -55,6 +55,8 @@ pub(crate) struct Generation {
     /// The seed in use, also when it was drawn.
     pub(crate) seed: u64,
     messages: Streaming<GenerateResponse>,
+    /// The field of our own API that its constraint came from.
+    constraint: Option<&'static str>,
 }
 
 /// What a generation says.
@@ -95,6 +97,7 @@ impl Inference {
     ) -> Result<Generation, Error> {
         let deadline = scope.deadline;
         let message = wire_request(prompt, options, scope);
+        let constraint = options.constraint.as_ref().map(|constraint| constraint.field);
         let attempt = || {
             let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
             async move {
@@ -105,11 +108,13 @@ impl Inference {
             }
         };
         let opened = self.retry.run(deadline, attempt).await;
-        let (first, messages) =
-            opened.map_err(|status| failure(Peer::Inference, status, |theirs| our_field(theirs, field)))?;
+        let (first, messages) = opened.map_err(|status| {
+            failure(Peer::Inference, status, |theirs| our_field(theirs, field, constraint))
+        })?;
         match first.and_then(|message| message.event) {
             Some(Event::Started(started)) => {
-                Ok(Generation { prompt_tokens: started.prompt_tokens, seed: started.seed, messages })
+                let (prompt_tokens, seed) = (started.prompt_tokens, started.seed);
+                Ok(Generation { prompt_tokens, seed, messages, constraint })
             }
             Some(Event::Tokens(_) | Event::Finished(_) | Event::PromptLogprobs(_)) | None => {
                 Err(broken("a generation did not begin with Started"))
@@ -160,10 +165,13 @@ impl Stream for Generation {
     type Item = Result<Generated, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let constraint = self.constraint;
         let message: Option<Result<GenerateResponse, Status>> = ready!(self.messages.poll_next_unpin(cx));
         Poll::Ready(message.map(|message| match message {
             Ok(message) => read(message),
-            Err(status) => Err(failure(Peer::Inference, status, |_| None).into()),
+            Err(status) => {
+                Err(failure(Peer::Inference, status, |theirs| our_field(theirs, "", constraint)).into())
+            }
         }))
     }
 }
@@ -209,16 +217,31 @@ fn broken(what: &'static str) -> Error {
     Error::Broken { peer: Peer::Inference, what }
 }
 
-/// Inference's own fields are `sampling.top_p` and the like, which we have below `options`.
-fn our_field(theirs: &str, prompt: &str) -> Option<String> {
-    let known = ["sampling", "stop", "top_logprobs", "priority"];
+/// Inference's own fields are `sampling.top_p` and the like, which we have below `options`; but a constraint may have come
+/// from a tool.
+fn our_field(theirs: &str, prompt: &str, constraint: Option<&'static str>) -> Option<String> {
+    let known = ["sampling", "stop", "top_logprobs", "priority", "constraint"];
     if theirs.starts_with("prompt_token_ids") {
         Some(prompt.to_owned())
+    } else if let Some(field) = constraint.filter(|_| theirs.starts_with("constraint")) {
+        Some(theirs.replacen("constraint", field, 1))
     } else if known.iter().any(|field| theirs.starts_with(field)) {
         Some(format!("options.{theirs}"))
     } else {
         None
     }
+}
+
+fn wire_constraint(constraint: &Constraint) -> common::Constraint {
+    use common::constraint::Form as Wire;
+    let form = match constraint.form.clone() {
+        Form::JsonSchema(text) => Wire::JsonSchema(text),
+        Form::Regex(text) => Wire::Regex(text),
+        Form::Lark(text) => Wire::LarkGrammar(text),
+        Form::Choice(options) => Wire::Choice(common::Choice { options }),
+        Form::JsonObject => Wire::JsonObject(true),
+    };
+    common::Constraint { form: Some(form) }
 }
 
 fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) -> GenerateRequest {
@@ -229,6 +252,7 @@ fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) ->
         top_logprobs: options.top_logprobs,
         priority: options.priority,
         tenant: scope.tenant.name().map(str::to_owned),
+        constraint: options.constraint.as_ref().map(wire_constraint),
         ..GenerateRequest::default()
     }
 }

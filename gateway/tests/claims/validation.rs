@@ -4,10 +4,14 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use weft_proto::{
     common::v1::{
-        ChatMessage, Choice, Constraint, Role, SamplingParams, StopConditions, ToolCall, constraint::Form,
+        ChatMessage, Choice, Constraint, Role, SamplingParams, StopConditions, Tool, ToolCall,
+        constraint::Form,
     },
-    gateway::v1::{ChatRequest, CompleteRequest, GenerationOptions},
+    gateway::v1::{
+        ChatRequest, CompleteRequest, GenerationOptions, ToolChoice, tool_choice::Form as ToolForm,
+    },
 };
+use weft_runtime::status::violation;
 
 use crate::front::{Front, ask, ask_with};
 
@@ -145,10 +149,8 @@ async fn the_borders_of_every_range_are_inside_it() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_served_yet_is_refused_by_name() {
     let front = Front::new().await;
-    let choice = Constraint { form: Some(Form::Choice(Choice { options: vec!["a".to_owned()] })) };
     let cases = [
         (GenerationOptions { adapter_id: Some("a".to_owned()), ..Default::default() }, "options.adapter_id"),
-        (GenerationOptions { constraint: Some(choice), ..Default::default() }, "options.constraint"),
         (GenerationOptions { n: Some(2), ..Default::default() }, "options.n"),
         (GenerationOptions { cache_salt: Some(String::new()), ..Default::default() }, "options.cache_salt"),
     ];
@@ -187,4 +189,71 @@ async fn a_system_text_a_tool_result_and_an_answer_may_be_empty() {
     let asking = front.asking(request);
     front.inference.call().await.start().await;
     asking.await.unwrap().unwrap();
+}
+
+/// Options with only a constraint.
+fn constrained(form: Option<Form>) -> GenerationOptions {
+    GenerationOptions { constraint: Some(Constraint { form }), ..GenerationOptions::default() }
+}
+
+fn choosing(form: Option<ToolForm>, options: GenerationOptions) -> ChatRequest {
+    let tool = Tool {
+        name: "add".to_owned(),
+        description: "adds".to_owned(),
+        parameters_json_schema: "{\"type\": \"object\", \"properties\": {}}".to_owned(),
+    };
+    ChatRequest { tools: vec![tool], tool_choice: Some(ToolChoice { form }), ..ask_with("hi", options) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_constraint_reaches_inference_and_its_errors_come_back_under_our_names() {
+    let front = Front::new().await;
+    let choice = Choice { options: vec!["a".to_owned(), "b".to_owned()] };
+    let asking = front.asking(ask_with("hi", constrained(Some(Form::Choice(choice.clone())))));
+    let call = front.inference.call().await;
+    assert_eq!(call.request.constraint, Some(Constraint { form: Some(Form::Choice(choice)) }));
+    drop(call);
+    asking.await.unwrap().err().unwrap();
+    let cases = [
+        (ask_with("hi", constrained(Some(Form::Regex("(".to_owned())))), "options.constraint.regex"),
+        (choosing(Some(ToolForm::Any(true)), GenerationOptions::default()), "tool_choice.regex"),
+    ];
+    for (request, field) in cases {
+        front.inference.refuse([violation("constraint.regex", "is not usable")]);
+        assert_eq!(fields(&refused(&front, request).await), [field]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_must_be_called_is_a_schema_for_inference() {
+    let front = Front::new().await;
+    let name = ToolForm::Name("add".to_owned());
+    let asking = front.asking(choosing(Some(name), GenerationOptions::default()));
+    let call = front.inference.call().await;
+    let Some(Constraint { form: Some(Form::JsonSchema(schema)) }) = &call.request.constraint else {
+        panic!("no schema in {:?}", call.request.constraint)
+    };
+    assert!(schema.contains("\"name\":{\"const\":\"add\"}"), "{schema}");
+    drop(call);
+    asking.await.unwrap().err().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_constraint_or_a_tool_choice_that_cannot_be_is_named() {
+    let front = Front::with("[limits]\nmax_text_bytes = 200").await;
+    let nothing = GenerationOptions::default;
+    let name = || Some(ToolForm::Name("subtract".to_owned()));
+    let cases = [
+        (ask_with("hi", constrained(None)), "options.constraint"),
+        (ask_with("hi", constrained(Some(Form::JsonObject(false)))), "options.constraint.json_object"),
+        (ask_with("hi", constrained(Some(Form::Regex("a".repeat(201))))), "options.constraint"),
+        (choosing(name(), nothing()), "tool_choice.name"),
+        (choosing(None, nothing()), "tool_choice"),
+        (choosing(Some(ToolForm::Any(false)), nothing()), "tool_choice.any"),
+        (choosing(Some(ToolForm::Any(true)), constrained(Some(Form::JsonObject(true)))), "tool_choice"),
+        (ChatRequest { tools: Vec::new(), ..choosing(Some(ToolForm::Any(true)), nothing()) }, "tool_choice"),
+    ];
+    for (request, field) in cases {
+        assert_eq!(fields(&refused(&front, request).await), [field]);
+    }
 }

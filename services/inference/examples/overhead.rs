@@ -92,7 +92,9 @@ fn choice_time(params: SamplingParams, top_logprobs: Option<usize>) -> Duration 
         .map(|position| {
             let mut logits = logits.clone();
             let began = Instant::now();
-            sampler.choose(&mut logits, &mut chooser, &[], position).expect("a token is possible");
+            sampler
+                .choose(&mut logits, &mut chooser, weft_inference::sampler::Allowed::default(), position)
+                .expect("a token is possible");
             began.elapsed()
         })
         .collect();
@@ -124,6 +126,7 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
             tenant: Default::default(),
             cache_salt: String::new(),
             continuations: 1,
+            grammar: None,
         };
         engine.generate(request, None)
     });

@@ -1,8 +1,9 @@
-//! What the service can be told: `[model]`, `[kv_cache]`, `[scheduler]`, `[limits]`.
+//! What the service can be told: `[model]`, `[kv_cache]`, `[scheduler]`, `[limits]`,
+//! `[constraint]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty};
+use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty, positive};
 
 use crate::scheduler::StepLimits;
 
@@ -16,6 +17,16 @@ const MAX_SEQUENCES: usize = 64;
 const MAX_BATCHED_TOKENS: usize = 512;
 /// Waiting: about as many as are answered within a minute.
 const MAX_WAITING: usize = 256;
+/// Bytes of a constraint: far more than schemas have, and little to compile.
+const MAX_CONSTRAINT_BYTES: usize = 64 << 10;
+/// Compiled constraints that are kept: an application has a few dozen. Common ones take some 100 KiB each.
+const CONSTRAINT_CACHE: usize = 64;
+/// Threads for masks: one computes them for 32 sequences in less time than a step of a small model on a CPU takes.
+const MASK_THREADS: usize = 1;
+/// Compilations that wait: each takes some milliseconds.
+const COMPILE_QUEUE: usize = 64;
+/// Waiting and compiling together.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Inputs of one Embed call: the contract's bound.
 const MAX_EMBED_INPUTS: usize = 256;
 
@@ -33,6 +44,8 @@ pub struct Config {
     pub scheduler: SchedulerConfig,
     /// `[limits]`
     pub limits: LimitsConfig,
+    /// `[constraint]`
+    pub constraint: ConstraintConfig,
 }
 
 /// `[model]`: what is served, and where it runs.
@@ -83,6 +96,23 @@ pub struct LimitsConfig {
     pub max_embed_inputs: usize,
     /// `max_continuations`: the most continuations of one prompt; 16, or as many as there are places, where unset.
     pub max_continuations: Option<usize>,
+}
+
+/// `[constraint]`: what structured output may cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConstraintConfig {
+    /// `max_bytes`: the longest schema, expression or grammar, or list of choices.
+    pub max_bytes: usize,
+    /// `cache`: compiled ones that are kept.
+    pub cache: usize,
+    /// `mask_threads`: threads that compute which tokens may come next.
+    pub mask_threads: usize,
+    /// `compile_threads`: threads that compile.
+    pub compile_threads: usize,
+    /// `compile_queue`: the most that wait to be compiled.
+    pub compile_queue: usize,
+    /// `compile_timeout`: the longest that a request waits for that.
+    pub compile_timeout: Duration,
 }
 
 /// The type of weights and cache in memory.
@@ -139,6 +169,7 @@ impl FromConfig for Config {
             kv_cache: section.section("kv_cache"),
             scheduler: section.section("scheduler"),
             limits: section.section("limits"),
+            constraint: section.section("constraint"),
         };
         let capacity = config.scheduler.capacity();
         let of_one_call = [
@@ -206,6 +237,19 @@ impl FromConfig for LimitsConfig {
                 between(1, MAX_EMBED_INPUTS),
             ),
             max_continuations: section.optional("max_continuations", between(1, 128)),
+        }
+    }
+}
+
+impl FromConfig for ConstraintConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        Self {
+            max_bytes: section.value("max_bytes", MAX_CONSTRAINT_BYTES, between(1, 1 << 20)),
+            cache: section.value("cache", CONSTRAINT_CACHE, between(1, 10_000)),
+            mask_threads: section.value("mask_threads", MASK_THREADS, between(1, 256)),
+            compile_threads: section.value("compile_threads", 1, between(1, 256)),
+            compile_queue: section.value("compile_queue", COMPILE_QUEUE, between(1, 100_000)),
+            compile_timeout: section.value("compile_timeout", COMPILE_TIMEOUT, positive()),
         }
     }
 }

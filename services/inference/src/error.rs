@@ -5,7 +5,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use weft_runtime::{BoxError, status};
 
-use crate::sampler::SamplingError;
+use crate::{
+    constraint::{CompileError, GuideError},
+    sampler::SamplingError,
+};
 
 /// Why the engine did not, or not wholly, do what it was asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum EngineError {
     /// No token could be chosen.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The constraint cannot be followed further.
+    #[error(transparent)]
+    Guide(#[from] GuideError),
     /// The sum of the hidden states has no direction.
     #[error("the model gave hidden states that are not numbers, or all zero")]
     NoEmbedding,
@@ -56,11 +62,28 @@ impl From<EngineError> for Status {
             EngineError::Stopping => status::unavailable("STOPPING", error.to_string(), None),
             EngineError::Gone => status::unavailable("ENGINE_STOPPED", error.to_string(), None),
             EngineError::Expired => status::answer(Code::DeadlineExceeded, &error),
+            EngineError::Guide(GuideError::TooComplex { field } | GuideError::DeadEnd { field }) => {
+                status::violation(field, &error.to_string())
+            }
             // A request that broke a step may break it on every replica: nothing that invites a retry.
             EngineError::Step(_)
             | EngineError::Sampling(_)
+            | EngineError::Guide(GuideError::Broken(_))
             | EngineError::NoEmbedding
             | EngineError::Panicked => status::answer(Code::Internal, &error),
+        }
+    }
+}
+
+impl CompileError {
+    /// What the caller of a constraint in this field is told.
+    pub(crate) fn into_status(self, field: &str) -> Status {
+        match self {
+            Self::Unusable(words) => status::violation(field, &words),
+            Self::TooSlow(_) => status::violation(field, &self.to_string()),
+            Self::Vocabulary(_) => status::answer(Code::FailedPrecondition, &self),
+            Self::Busy(_) => status::unavailable("CONSTRAINT_QUEUE_FULL", self.to_string(), None),
+            Self::Panicked => status::answer(Code::Internal, &self),
         }
     }
 }
@@ -99,7 +122,7 @@ pub enum StartError {
     /// The engine broke while it loaded.
     #[error("the engine panicked while it loaded the model")]
     Panicked,
-    /// The engine's thread could not be started.
-    #[error("the engine's thread could not be started")]
+    /// The engine's thread, or one that computes constraints, could not be started.
+    #[error("a thread could not be started")]
     Thread(#[source] std::io::Error),
 }

@@ -9,17 +9,22 @@ use std::{
 use futures::Stream;
 use tonic::{Request, Response, Status};
 use weft_proto::{
-    common::v1 as common,
+    common::v1::{self as common, constraint::Form as WireForm},
     inference::v1::{
         self as wire,
         generate_response::Event as WireEvent,
         inference_service_server::{InferenceService, InferenceServiceServer},
     },
 };
-use weft_runtime::{Deadline, server::Limits, status::unserved};
+use weft_runtime::{
+    Deadline,
+    server::Limits,
+    status::{unserved, violation},
+};
 
 use crate::{
     config::SchedulerConfig,
+    constraint::{Compiler, Form, Grammar},
     engine::{EngineHandle, Event, Finished, Generation, Timings},
     error::EngineError,
     model::ModelInfo,
@@ -44,20 +49,31 @@ pub(crate) struct About {
     pub(crate) block_size: usize,
 }
 
+/// What does the work.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// Runs generations.
+    pub(crate) engine: EngineHandle,
+    /// Compiles constraints.
+    pub(crate) compiler: Compiler,
+}
+
 /// The service over an engine.
 pub(crate) fn service(
-    engine: EngineHandle,
+    backend: Backend,
     served: Served,
     about: About,
     limits: Limits,
 ) -> InferenceServiceServer<impl InferenceService> {
-    InferenceServiceServer::new(Inference { engine, served, about })
+    let Backend { engine, compiler } = backend;
+    InferenceServiceServer::new(Inference { engine, compiler, served, about })
         .max_decoding_message_size(limits.max_message_bytes)
 }
 
 #[derive(Debug)]
 struct Inference {
     engine: EngineHandle,
+    compiler: Compiler,
     served: Served,
     about: About,
 }
@@ -73,7 +89,10 @@ impl InferenceService for Inference {
         let deadline = Deadline::of(&request).map(Deadline::instant);
         let request = request.into_inner();
         refuse_unserved(&request)?;
-        let request = GenerateRequest::from(request).check(&self.served, rand::random)?;
+        let asked = GenerateRequest::try_from(request)?;
+        let constraint = asked.constraint.clone();
+        let mut request = asked.check(&self.served, rand::random)?;
+        request.grammar = self.grammar(constraint).await?;
         Ok(Response::new(Tokens::of(self.engine.generate(request, deadline)?)))
     }
 
@@ -170,16 +189,27 @@ impl InferenceService for Inference {
     }
 }
 
+impl Inference {
+    /// The grammar of a constraint that was checked.
+    async fn grammar(&self, constraint: Option<Form>) -> Result<Option<Grammar>, Status> {
+        let Some(form) = constraint else { return Ok(None) };
+        let field = form.field();
+        self.compiler.grammar(form).await.map(Some).map_err(|error| error.into_status(field))
+    }
+}
+
 /// Names the first field that is set and not served yet.
 fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
-    let fields = [("adapter_id", request.adapter_id.is_some()), ("constraint", request.constraint.is_some())];
+    let fields = [("adapter_id", request.adapter_id.is_some())];
     fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
 
-impl From<wire::GenerateRequest> for GenerateRequest {
-    fn from(request: wire::GenerateRequest) -> Self {
+impl TryFrom<wire::GenerateRequest> for GenerateRequest {
+    type Error = Status;
+
+    fn try_from(request: wire::GenerateRequest) -> Result<Self, Status> {
         let stop = request.stop.unwrap_or_default();
-        Self {
+        Ok(Self {
             prompt: request.prompt_token_ids,
             sampling: request.sampling.unwrap_or_default().into(),
             max_tokens: stop.max_tokens,
@@ -192,7 +222,23 @@ impl From<wire::GenerateRequest> for GenerateRequest {
             tenant: request.tenant,
             cache_salt: request.cache_salt,
             continuations: request.n,
+            constraint: request.constraint.map(constraint).transpose()?,
+        })
+    }
+}
+
+/// The form of a constraint, of which there is exactly one.
+fn constraint(constraint: common::Constraint) -> Result<Form, Status> {
+    match constraint.form {
+        Some(WireForm::JsonSchema(text)) => Ok(Form::JsonSchema(text)),
+        Some(WireForm::Regex(text)) => Ok(Form::Regex(text)),
+        Some(WireForm::LarkGrammar(text)) => Ok(Form::Lark(text)),
+        Some(WireForm::Choice(choice)) => Ok(Form::Choice(choice.options)),
+        Some(WireForm::JsonObject(true)) => Ok(Form::JsonObject),
+        Some(WireForm::JsonObject(false)) => {
+            Err(violation("constraint.json_object", "is false; must be true, or another form be set"))
         }
+        None => Err(violation("constraint", "has no form; must have exactly one")),
     }
 }
 
@@ -296,6 +342,7 @@ impl From<Finished> for wire::Finished {
     fn from(finished: Finished) -> Self {
         let (reason, stop_token_id) = match finished.ending {
             Ending::Stop(id) => (common::FinishReason::Stop, Some(id)),
+            Ending::Complete => (common::FinishReason::Stop, None),
             Ending::Length => (common::FinishReason::Length, None),
         };
         // All continuations have one prompt: it is charged to the first.

@@ -6,6 +6,7 @@
 //! - `engine`: the thread that owns the model: inbox → schedule → forward → sample → outbox
 //! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request
 //! - `kv_cache`: blocks of the cache, who holds them
+//! - `constraint`: what an output must look like, and which tokens keep it so
 //! - `sampler`: from logits to a token; `stop`: when a generation ends
 //! - `model`: the trait, the scripted double, libtorch; `kernels`: the only `unsafe` room
 //! - `start`: from configuration to a warm engine; `config`, `error`, `metrics`
@@ -15,6 +16,7 @@
 //! else is in the batch changes nothing for a sequence; nothing a caller sends can panic.
 
 pub mod config;
+pub mod constraint;
 pub mod engine;
 pub mod error;
 pub mod kv_cache;

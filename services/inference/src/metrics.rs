@@ -50,6 +50,8 @@ pub enum Outcome {
     StepFailed,
     /// No token could be chosen, or no embedding made, from what the model gave.
     UnusableOutput,
+    /// Its constraint could not be followed further.
+    ConstraintFailed,
     /// The engine stopped.
     Stopped,
     /// No place was free.
@@ -69,6 +71,7 @@ impl Outcome {
             Self::Expired => "expired",
             Self::StepFailed => "step_failed",
             Self::UnusableOutput => "unusable_output",
+            Self::ConstraintFailed => "constraint_failed",
             Self::Stopped => "stopped",
             Self::QueueFull => "queue_full",
             Self::Draining => "draining",

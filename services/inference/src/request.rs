@@ -4,6 +4,7 @@ use tonic::Status;
 use weft_runtime::status::Violations;
 
 use crate::{
+    constraint::{Form, Grammar},
     sampler::{Defaults, SamplingParams, SamplingRequest},
     sequence::Tenant,
     stop::StopRules,
@@ -35,6 +36,8 @@ pub struct Served {
     pub max_embed_inputs: usize,
     /// The most continuations of one prompt.
     pub max_continuations: usize,
+    /// The most bytes of a constraint.
+    pub max_constraint_bytes: usize,
     /// Ids that end a generation.
     pub end_token_ids: Vec<u32>,
     /// What the model recommends for sampling.
@@ -68,6 +71,8 @@ pub struct GenerateRequest {
     pub cache_salt: Option<String>,
     /// How many continuations.
     pub continuations: Option<u32>,
+    /// What the output must look like.
+    pub constraint: Option<Form>,
 }
 
 /// A generation that can be run.
@@ -91,6 +96,8 @@ pub struct Generate {
     pub cache_salt: String,
     /// How many continuations; at least 1.
     pub continuations: usize,
+    /// What its output must look like, if that was said.
+    pub grammar: Option<Grammar>,
 }
 
 impl GenerateRequest {
@@ -104,6 +111,7 @@ impl GenerateRequest {
         let rules = self.rules(served, &mut violations);
         let top_logprobs = check_top("top_logprobs", self.top_logprobs, &mut violations);
         let prompt_top_logprobs = check_top("prompt_top_logprobs", self.prompt_top_logprobs, &mut violations);
+        self.check_constraint(served, &mut violations);
         let priority = self.priority.unwrap_or(0);
         violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
             format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
@@ -130,7 +138,16 @@ impl GenerateRequest {
             tenant,
             cache_salt,
             continuations,
+            grammar: None,
         })
+    }
+
+    fn check_constraint(&self, served: &Served, violations: &mut Violations) {
+        let Some(constraint) = &self.constraint else { return };
+        constraint.check(served.max_constraint_bytes, violations);
+        violations.require(!self.ignore_eos, "stop.ignore_eos", || {
+            "is true; must not be with a constraint, after whose end nothing may follow".to_owned()
+        });
     }
 
     fn rules(&self, served: &Served, violations: &mut Violations) -> StopRules {
@@ -242,6 +259,7 @@ pub(crate) mod tests {
             max_new_tokens: 60,
             max_embed_inputs: 3,
             max_continuations: 3,
+            max_constraint_bytes: 100,
             end_token_ids: vec![3],
             defaults: Defaults::of(&ModelInfo {
                 default_temperature: Some(0.2),

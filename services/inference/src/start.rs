@@ -1,14 +1,15 @@
 //! From configuration to a service.
 
-use weft_runtime::{BoxError, Context, Services, server::Limits};
+use weft_runtime::{BoxError, Context, Services};
 
 use crate::{
     config::{Config, ModelConfig},
+    constraint::{Compiler, ConstraintMetrics, Source},
     engine::{EngineHandle, Pace, Plan, Started, start_stepped as step_as_task, start_thread},
     error::StartError,
     grpc,
     metrics::EngineMetrics,
-    model::Model,
+    model::{Model, ModelInfo},
     request::Served,
     sampler::Defaults,
 };
@@ -51,7 +52,7 @@ where
 {
     let plan = plan(&config, &context);
     let started = start_thread(plan, config.scheduler.capacity(), &context, factory).await?;
-    serve(&config, started, context.limits)
+    serve(&config, started, &context)
 }
 
 /// Starts the service with an engine that a task steps at this pace, for tests with a paused clock.
@@ -66,7 +67,7 @@ pub async fn start_stepped(
 ) -> Result<Running, StartError> {
     let plan = plan(&config, &context);
     let started = step_as_task(plan, config.scheduler.capacity(), &context, model, pace).await?;
-    serve(&config, started, context.limits)
+    serve(&config, started, &context)
 }
 
 fn plan(config: &Config, context: &Context) -> Plan {
@@ -80,7 +81,7 @@ fn plan(config: &Config, context: &Context) -> Plan {
     }
 }
 
-fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, StartError> {
+fn serve(config: &Config, started: Started, context: &Context) -> Result<Running, StartError> {
     let Started { handle, info } = started;
     let cache_tokens = handle.status().blocks_total * config.kv_cache.block_size;
     let context_length = info.context_length.min(cache_tokens);
@@ -92,6 +93,7 @@ fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, S
         max_new_tokens: asked.max_new_tokens.unwrap_or(context_length),
         max_embed_inputs: asked.max_embed_inputs,
         max_continuations: asked.continuations(config.scheduler.capacity()),
+        max_constraint_bytes: config.constraint.max_bytes,
         end_token_ids: info.end_token_ids.clone(),
         defaults: Defaults::of(&info).map_err(StartError::Defaults)?,
     };
@@ -107,14 +109,28 @@ fn serve(config: &Config, started: Started, limits: Limits) -> Result<Running, S
         kv_block_size = config.kv_cache.block_size,
         "the model is warm"
     );
+    let compiler = compiler(config, &info, context)?;
     let about = grpc::About {
         model_id,
         info,
         scheduler: config.scheduler.clone(),
         block_size: config.kv_cache.block_size,
     };
-    let services = Services::new().add(grpc::service(handle.clone(), served.clone(), about, limits));
+    let backend = grpc::Backend { engine: handle.clone(), compiler };
+    let services = Services::new().add(grpc::service(backend, served.clone(), about, context.limits));
     Ok(Running { services, engine: handle, served })
+}
+
+fn compiler(config: &Config, info: &ModelInfo, context: &Context) -> Result<Compiler, StartError> {
+    let source = Source {
+        folder: config.model.folder.clone(),
+        fingerprint: info.tokenizer_fingerprint.clone(),
+        vocabulary_size: info.vocabulary_size,
+        end_token_ids: info.end_token_ids.clone(),
+    };
+    let metrics = ConstraintMetrics::new(&context.metrics);
+    Compiler::start(source, config.constraint.clone(), config.scheduler.max_sequences, metrics)
+        .map_err(StartError::Thread)
 }
 
 /// The name under which the model is served.

@@ -15,6 +15,8 @@ pub enum Ending {
     Stop(u32),
     /// As many tokens as were asked for.
     Length,
+    /// What its constraint asks for is complete.
+    Complete,
 }
 
 impl StopRules {
@@ -28,6 +30,11 @@ impl StopRules {
     /// The most tokens that it lets be generated.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// Whether `token` is one that ends it, sooner or later.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.ending.binary_search(&token).is_ok()
     }
 
     /// Ids that may not be chosen as the next token, `generated` being there: an end that comes too early.

@@ -31,7 +31,6 @@ BAD_OPTIONS = [
 
 UNSERVED_OPTIONS = [
     ("options.adapter_id", {"adapter_id": "poet"}),
-    ("options.constraint", {"constraint": {"regex": "[0-9]+"}}),
     ("options.n", {"n": 2}),
     ("options.cache_salt", {"cache_salt": "mine"}),
 ]

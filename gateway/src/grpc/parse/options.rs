@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use weft_proto::{common::v1 as common, gateway::v1 as wire};
 
-use super::Faults;
+use super::{Faults, constraint};
 use crate::{
     config::Limits,
     request::{Options, Sampling, StopRules},
@@ -24,12 +24,13 @@ pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &m
         "is empty; must name a policy, or be unset for the default one".to_owned()
     });
     faults.unserved(options.adapter_id.is_some(), "options.adapter_id");
-    faults.unserved(options.constraint.is_some(), "options.constraint");
     faults.unserved(options.n.is_some_and(|n| n > 1), "options.n");
     faults.unserved(options.cache_salt.is_some(), "options.cache_salt");
+    let constraint = options.constraint.and_then(|asked| constraint::read(asked, faults));
     Options {
         sampling,
         stop,
+        constraint,
         top_logprobs: options.top_logprobs,
         priority: options.priority,
         safety_policy: options.safety_policy,

@@ -11,11 +11,12 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
+    constraint::{Grammar, Guide, Progress},
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
     model::Wanted,
     request::Generate,
-    sampler::{Chooser, Sampler, SamplingError},
+    sampler::{Allowed, Choice, Chooser, Sampler, SamplingError},
     scheduler::Ran,
     sequence::Sequence,
     stop::{Ending, StopRules},
@@ -49,6 +50,8 @@ pub(super) struct Tokens {
     pub(super) prompt: Option<PromptScores>,
     pub(super) chooser: Chooser,
     pub(super) rules: StopRules,
+    /// What leads it through its constraint, if it has one.
+    pub(super) guide: Option<Guide>,
 }
 
 /// A mean of hidden states in the making.
@@ -102,8 +105,9 @@ impl Work {
         // The first tells of the prompt, for all.
         let told = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
         let prompt = told.map(|_| PromptScores::of(&request.prompt));
-        let answer =
-            Answer::Tokens(Box::new(Tokens { outbox, prompt, chooser, rules: request.rules.clone() }));
+        let guide = request.grammar.as_ref().map(Grammar::guide);
+        let tokens = Tokens { outbox, prompt, chooser, rules: request.rules.clone(), guide };
+        let answer = Answer::Tokens(Box::new(tokens));
         Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
     }
 
@@ -171,11 +175,15 @@ impl Tokens {
         timeline: &mut Timeline,
         hands: &mut Hands<'_>,
     ) -> (Option<u32>, Option<Outcome>) {
-        let choice = match self.choose(logits, seen, hands.sampler) {
-            Ok(choice) => choice,
+        let (choice, progress) = match self.choose(logits, seen, hands.sampler) {
+            Ok(chosen) => chosen,
             Err(error) => {
-                self.outbox.send(Err(error.into()));
-                return (None, Some(Outcome::UnusableOutput));
+                let outcome = match error {
+                    EngineError::Guide(_) => Outcome::ConstraintFailed,
+                    _ => Outcome::UnusableOutput,
+                };
+                self.outbox.send(Err(error));
+                return (None, Some(outcome));
             }
         };
         if seen.generated == 0 {
@@ -188,27 +196,48 @@ impl Tokens {
         let (token, generated) = (choice.token, seen.generated + 1);
         let index = self.outbox.index;
         let listens = self.outbox.send(Ok(Event::Token { index, choice }));
-        let outcome = match self.rules.after(token, generated) {
+        let outcome = match self.ending(token, generated, progress) {
             Some(ending) => Some(self.finish(ending, Seen { generated, ..seen }, timeline, hands)),
-            None if listens => None,
+            None if listens => {
+                // While the others are served and the model computes, the next mask is.
+                self.guide.iter_mut().for_each(Guide::prepare);
+                None
+            }
             None => Some(Outcome::Aborted),
         };
         (Some(token), outcome)
     }
 
+    /// Chooses the next token and follows it through the constraint: what cannot be followed is not handed out.
     fn choose(
         &mut self,
         logits: &mut [f32],
         seen: Seen,
         sampler: &mut Sampler,
-    ) -> Result<crate::sampler::Choice, SamplingError> {
+    ) -> Result<(Choice, Progress), EngineError> {
         let position = seen.prompt_tokens + seen.generated;
-        sampler.choose(logits, &mut self.chooser, self.rules.forbidden(seen.generated), position)
+        let mask = self.guide.as_mut().map(Guide::mask).transpose()?;
+        let allowed = Allowed { forbidden: self.rules.forbidden(seen.generated), mask: mask.as_deref() };
+        let choice = sampler.choose(logits, &mut self.chooser, allowed, position)?;
+        let progress = match &mut self.guide {
+            Some(guide) => guide.accept(choice.token)?,
+            None => Progress::Goes,
+        };
+        Ok((choice, progress))
+    }
+
+    /// How it ends with `token`, the `generated`-th of it, if it does.
+    fn ending(&self, token: u32, generated: usize, progress: Progress) -> Option<Ending> {
+        match progress {
+            Progress::Goes => self.rules.after(token, generated),
+            Progress::Complete if self.rules.is_end(token) => Some(Ending::Stop(token)),
+            Progress::Complete => Some(Ending::Complete),
+        }
     }
 
     fn finish(&self, ending: Ending, seen: Seen, timeline: &Timeline, hands: &Hands<'_>) -> Outcome {
         let (outcome, reason) = match ending {
-            Ending::Stop(_) => (Outcome::Stop, "stop"),
+            Ending::Stop(_) | Ending::Complete => (Outcome::Stop, "stop"),
             Ending::Length => (Outcome::Length, "length"),
         };
         let timings = timeline.finish(hands.now, seen.preemptions, seen.generated, reason);

@@ -151,11 +151,7 @@ async fn everything_that_is_wrong_is_reported_at_once() {
 async fn a_field_that_is_not_served_is_named() {
     let mut service = service().await;
     let base = || prompt(&[1]);
-    let constraint = common::Constraint { form: Some(common::constraint::Form::JsonObject(true)) };
-    let requests = [
-        ("adapter_id", wire::GenerateRequest { adapter_id: Some(String::new()), ..base() }),
-        ("constraint", wire::GenerateRequest { constraint: Some(constraint), ..base() }),
-    ];
+    let requests = [("adapter_id", wire::GenerateRequest { adapter_id: Some(String::new()), ..base() })];
     for (field, request) in requests {
         let status = refusal(&mut service, request).await;
         assert_eq!(status.code(), Code::Unimplemented, "{field}");

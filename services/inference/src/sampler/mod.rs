@@ -1,13 +1,14 @@
 //! From logits to a token.
 //!
 //! Map: `params` (how a request wants its tokens chosen), `edits` (bias, penalties, forbidden ids: changes to single
-//! logits, undone afterwards), `survey` (one look at all logits), `select` (the likeliest few without sorting the
+//! logits, undone afterwards), `mask` (which tokens a constraint allows), `survey` (one look at all logits), `select` (the likeliest few without sorting the
 //! rest), `weights` (exponentials of all, and cuts through them), `draws` (one seeded stream a sequence), `choose`
 //! (greedy, full and truncated sampling), `logprobs`.
 //!
 //! Rules:
-//! - The order is: bias, repetition penalty, frequency and presence penalty, forbidden ids, temperature, top-k, top-p,
-//!   min-p. Among equal logits the lowest id comes first, everywhere.
+//! - The order is: bias, repetition penalty, frequency and presence penalty, forbidden ids, mask, temperature, top-k,
+//!   top-p, min-p. Among equal logits the lowest id comes first, everywhere.
+//! - A mask wins: no bias brings back what it excludes, and ids are forbidden only as far as it allows others.
 //! - Log-probabilities are those of the model's own logits, before any of that.
 //! - What is drawn depends on the seed and on the token's position in its sequence, on nothing else: neither
 //!   preemption nor company in the batch nor a resumption elsewhere changes it.
@@ -17,6 +18,7 @@ mod choose;
 mod draws;
 mod edits;
 mod logprobs;
+mod mask;
 mod params;
 mod select;
 mod survey;
@@ -27,6 +29,7 @@ mod tests;
 
 pub use choose::SamplingError;
 pub use logprobs::{Logprobs, Scorer};
+pub use mask::Mask;
 pub use params::{Defaults, SamplingParams, SamplingRequest};
 
 use choose::Scratch;
@@ -75,6 +78,15 @@ impl Chooser {
     }
 }
 
+/// What one choice may be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allowed<'a> {
+    /// Ids that are not chosen, each once.
+    pub forbidden: &'a [u32],
+    /// The ids that may be chosen, where not all may.
+    pub mask: Option<&'a Mask>,
+}
+
 /// Chooses tokens. Holds only memory that is used again for every sequence.
 #[derive(Debug, Default)]
 pub struct Sampler {
@@ -83,12 +95,14 @@ pub struct Sampler {
     survey: Survey,
     /// Of the edited ones, where there are edits.
     edited: Survey,
+    /// The logits as a mask leaves them.
+    masked: Vec<f32>,
     scratch: Scratch,
 }
 
 impl Sampler {
-    /// Chooses the token at `position` of a sequence and notes it with the chooser. `forbidden` ids are not chosen.
-    /// The logits are the same again afterwards where log-probabilities are asked for, else unspecified.
+    /// Chooses the token at `position` of a sequence and notes it with the chooser. The logits are the same again
+    /// afterwards where log-probabilities are asked for, else unspecified.
     ///
     /// # Errors
     /// A logit is not a number, or no token is possible.
@@ -96,24 +110,46 @@ impl Sampler {
         &mut self,
         logits: &mut [f32],
         chooser: &mut Chooser,
-        forbidden: &[u32],
+        allowed: Allowed<'_>,
         position: usize,
     ) -> Result<Choice, SamplingError> {
         if !self.survey.take(logits) {
             return Err(SamplingError::NotANumber);
         }
-        let survey = if self.edits.apply(logits, &chooser.params, &chooser.said, forbidden) {
-            self.edited.take(logits);
-            &self.edited
-        } else {
-            &self.survey
-        };
-        let token = self.scratch.token(logits, survey, &chooser.params, || chooser.draws.at(position))?;
+        let token = self.token(logits, chooser, allowed, position)?;
         let logprobs = chooser.top_logprobs.map(|top| {
             self.edits.undo(logits);
             logprobs::of(logits, &self.survey, token, top, &mut self.scratch)
         });
         chooser.said.note(token);
         Ok(Choice { token, logprobs })
+    }
+
+    fn token(
+        &mut self,
+        logits: &mut [f32],
+        chooser: &mut Chooser,
+        Allowed { forbidden, mask }: Allowed<'_>,
+        position: usize,
+    ) -> Result<u32, SamplingError> {
+        let Chooser { params, draws, said, .. } = chooser;
+        let draw = || draws.at(position);
+        let Some(mask) = mask else {
+            let survey = if self.edits.apply(logits, params, said, forbidden) {
+                self.edited.take(logits);
+                &self.edited
+            } else {
+                &self.survey
+            };
+            return self.scratch.token(logits, survey, params, draw);
+        };
+        let forbidden = if mask.has_other_than(forbidden) { forbidden } else { &[] };
+        self.edits.apply(logits, params, said, forbidden);
+        if let Some(only) = mask.only() {
+            return Ok(only);
+        }
+        mask.apply(logits, &mut self.masked);
+        self.edited.take(&self.masked);
+        self.scratch.token(&self.masked, &self.edited, params, draw)
     }
 }

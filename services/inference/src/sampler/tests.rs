@@ -26,7 +26,11 @@ fn params() -> SamplingParams {
 
 fn choose(logits: &[f32], params: SamplingParams, position: usize) -> Result<Choice, SamplingError> {
     let mut chooser = Chooser::new(params, None, &[]);
-    Sampler::default().choose(&mut logits.to_vec(), &mut chooser, &[], position)
+    Sampler::default().choose(&mut logits.to_vec(), &mut chooser, Allowed::default(), position)
+}
+
+fn forbids(forbidden: &[u32]) -> Allowed<'_> {
+    Allowed { forbidden, mask: None }
 }
 
 fn token(logits: &[f32], params: SamplingParams, position: usize) -> u32 {
@@ -66,7 +70,8 @@ fn check_frequencies(logits: &[f32], params: SamplingParams) {
     let mut chooser = Chooser::new(params, None, &[]);
     let mut sampler = Sampler::default();
     for position in 0..DRAWS {
-        let choice = sampler.choose(&mut logits.to_vec(), &mut chooser, &[], position).unwrap();
+        let choice =
+            sampler.choose(&mut logits.to_vec(), &mut chooser, Allowed::default(), position).unwrap();
         counts[choice.token as usize] += 1;
     }
     for (id, (count, probability)) in counts.iter().zip(&expected).enumerate() {
@@ -201,7 +206,7 @@ fn penalties_and_bias_change_the_logits_as_their_formulae_say() {
 #[test]
 fn a_forbidden_token_is_never_chosen() {
     let mut chooser = Chooser::new(SamplingParams { temperature: 0.0, ..params() }, None, &[]);
-    let choice = Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, &[1, 3], 0).unwrap();
+    let choice = Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, forbids(&[1, 3]), 0).unwrap();
     assert_eq!(choice.token, 8);
 }
 
@@ -210,8 +215,9 @@ fn repetition_is_remembered_from_token_to_token() {
     let params = SamplingParams { temperature: 0.0, presence_penalty: 1.0, ..params() };
     let mut chooser = Chooser::new(params, None, &[]);
     let mut sampler = Sampler::default();
-    let mut next =
-        |position| sampler.choose(&mut [1.0, 1.5, 0.8], &mut chooser, &[], position).unwrap().token;
+    let mut next = |position| {
+        sampler.choose(&mut [1.0, 1.5, 0.8], &mut chooser, Allowed::default(), position).unwrap().token
+    };
     // 1.5, then 1.0 against 0.5, then 0.8 against 0.0 and 0.5, then 1.5 - 1 = 0.5 again.
     assert_eq!([next(0), next(1), next(2), next(3)], [1, 0, 2, 1]);
 }
@@ -220,7 +226,8 @@ fn repetition_is_remembered_from_token_to_token() {
 fn logprobs_are_those_of_the_unmodified_distribution() {
     let params = SamplingParams { temperature: 0.0, logit_bias: vec![(2, 50.0)], ..params() };
     let mut chooser = Chooser::new(params, Some(3), &[]);
-    let choice = Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, &[], 0).unwrap();
+    let choice =
+        Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, Allowed::default(), 0).unwrap();
     assert_eq!(choice.token, 2);
     let total: f64 = LOGITS.iter().map(|logit| f64::from(*logit).exp()).sum();
     let logprob = |id: usize| (f64::from(LOGITS[id]) - total.ln()) as f32;
@@ -234,7 +241,8 @@ fn logprobs_are_those_of_the_unmodified_distribution() {
 #[test]
 fn logprobs_of_none_of_the_likeliest_are_that_of_the_chosen_alone() {
     let mut chooser = Chooser::new(params(), Some(0), &[]);
-    let choice = Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, &[], 0).unwrap();
+    let choice =
+        Sampler::default().choose(&mut LOGITS.to_vec(), &mut chooser, Allowed::default(), 0).unwrap();
     assert!(choice.logprobs.is_some_and(|logprobs| logprobs.top.is_empty()));
 }
 
@@ -244,7 +252,9 @@ fn what_is_drawn_depends_on_seed_and_position_alone() {
     let forward: Vec<u32> = (0..50).map(|position| token(&logits, params(), position)).collect();
     let mut chooser = Chooser::new(params(), None, &[]);
     let mut sampler = Sampler::default();
-    let mut at = |position| sampler.choose(&mut logits.clone(), &mut chooser, &[], position).unwrap().token;
+    let mut at = |position| {
+        sampler.choose(&mut logits.clone(), &mut chooser, Allowed::default(), position).unwrap().token
+    };
     let backward: Vec<u32> = (0..50).rev().map(&mut at).collect();
     assert!(forward.iter().eq(backward.iter().rev()));
     let other_seed: Vec<u32> =
@@ -336,4 +346,73 @@ proptest! {
             prop_assert!(expected(&logits, &slack)[chosen] > 0.0);
         }
     }
+}
+
+/// A mask of these ids.
+fn mask(ids: &[u32]) -> Mask {
+    let mut words = vec![0u32; 4];
+    ids.iter().for_each(|id| words[*id as usize / 32] |= 1 << (id % 32));
+    Mask::new(words)
+}
+
+proptest! {
+    #[test]
+    fn a_mask_is_as_if_the_model_had_given_minus_infinity(
+        logits in prop::collection::vec(-8.0f32..8.0, 100),
+        ids in prop::collection::btree_set(0u32..100, 1..90),
+        (temperature, top_p, top_k, min_p) in (0.0f32..2.0, 0.1f32..=1.0, 0usize..200, 0.0f32..0.5),
+        position in 0usize..50,
+    ) {
+        let params = SamplingParams { temperature, top_p, top_k, min_p, ..params() };
+        let ids: Vec<u32> = ids.into_iter().collect();
+        let mask = mask(&ids);
+        let excluded: Vec<f32> = (0..100)
+            .map(|id| if mask.has(id) { logits[id as usize] } else { f32::NEG_INFINITY })
+            .collect();
+        let mut chooser = Chooser::new(params.clone(), None, &[]);
+        let allowed = Allowed { forbidden: &[], mask: Some(&mask) };
+        let chosen = Sampler::default().choose(&mut logits.clone(), &mut chooser, allowed, position).unwrap();
+        prop_assert!(mask.has(chosen.token));
+        prop_assert_eq!(chosen.token, token(&excluded, params, position));
+    }
+}
+
+#[test]
+fn a_mask_wins_over_bias_and_over_what_is_forbidden() {
+    let biased = SamplingParams { temperature: 0.0, logit_bias: vec![(0, 100.0)], ..params() };
+    let choose = |forbidden: &[u32], ids: &[u32]| {
+        let mut chooser = Chooser::new(biased.clone(), None, &[]);
+        let mask = mask(ids);
+        let allowed = Allowed { forbidden, mask: Some(&mask) };
+        Sampler::default().choose(&mut [3.0, 2.0, 1.0, 0.5], &mut chooser, allowed, 0).unwrap().token
+    };
+    assert_eq!(choose(&[], &[1, 2, 3]), 1);
+    assert_eq!(choose(&[1], &[1, 2, 3]), 2, "what is forbidden is not chosen while there is something else");
+    assert_eq!(choose(&[1, 2], &[1, 2]), 1, "where there is nothing else, the mask wins");
+    assert_eq!(choose(&[3], &[3]), 3);
+}
+
+#[test]
+fn log_probabilities_know_no_mask() {
+    let logits = [3.0f32, 2.0, 1.0, 0.5];
+    let total = logits.iter().map(|logit| logit.exp()).sum::<f32>().ln();
+    for ids in [&[2u32, 3][..], &[2]] {
+        let mut chooser = Chooser::new(SamplingParams { temperature: 0.0, ..params() }, Some(1), &[]);
+        let mask = mask(ids);
+        let allowed = Allowed { forbidden: &[], mask: Some(&mask) };
+        let choice = Sampler::default().choose(&mut logits.to_vec(), &mut chooser, allowed, 0).unwrap();
+        let logprobs = choice.logprobs.unwrap();
+        assert_eq!((choice.token, logprobs.top[0].0), (2, 0));
+        assert!((logprobs.chosen - (1.0 - total)).abs() < 1e-5);
+        assert!((logprobs.top[0].1 - (3.0 - total)).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_logit_that_is_not_a_number_is_an_error_under_a_mask_too() {
+    let mut chooser = Chooser::new(params(), None, &[]);
+    let mask = mask(&[1]);
+    let allowed = Allowed { forbidden: &[], mask: Some(&mask) };
+    let chosen = Sampler::default().choose(&mut [f32::NAN, 1.0], &mut chooser, allowed, 0);
+    assert_eq!(chosen.unwrap_err(), SamplingError::NotANumber);
 }

@@ -1,6 +1,7 @@
 //! The engine stepped by hand: no thread, no timer, a real paged cache of token ids.
 
 mod claims;
+mod constrained;
 mod failures;
 mod prefix;
 mod sameness;
@@ -152,6 +153,7 @@ fn request(prompt: &[u32], tokens: usize) -> Generate {
         tenant: Default::default(),
         cache_salt: String::new(),
         continuations: 1,
+        grammar: None,
     }
 }
 

@@ -1,0 +1,192 @@
+//! How far one sequence is in its grammar.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
+};
+
+use llguidance::{TokenParser, api::StopReason};
+use tokio::time::Instant;
+
+use super::{metrics::ConstraintMetrics, workers::Workers};
+use crate::sampler::Mask;
+
+/// Why a sequence cannot go on in its grammar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuideError {
+    /// A step took more than it may.
+    #[error("the constraint became too complex to compute what may come next")]
+    TooComplex {
+        /// The field of the request that holds the constraint.
+        field: &'static str,
+    },
+    /// What was said can be continued by no token.
+    #[error("the constraint allows no token to follow, and the output is not complete")]
+    DeadEnd {
+        /// The field of the request that holds the constraint.
+        field: &'static str,
+    },
+    /// llguidance broke.
+    #[error("the constraint could not be followed: {0}")]
+    Broken(String),
+}
+
+/// What a token came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More must or may follow.
+    Goes,
+    /// The output is complete, and nothing may follow.
+    Complete,
+}
+
+/// What sequences share: who computes masks, and what is measured.
+#[derive(Clone, Debug)]
+pub(super) struct Help {
+    pub(super) workers: Workers,
+    pub(super) metrics: ConstraintMetrics,
+}
+
+/// One sequence's way through its grammar.
+pub(crate) struct Guide {
+    field: &'static str,
+    help: Help,
+    state: State,
+}
+
+enum State {
+    /// The next token may be chosen.
+    Ready(Box<TokenParser>, Arc<Mask>),
+    /// The last token is in the grammar, and its mask was not asked for.
+    Advanced(Box<TokenParser>),
+    /// A worker computes the mask.
+    Computing(Receiver<Computed>),
+    /// It has failed, or is complete.
+    Over,
+}
+
+type Computed = (Box<TokenParser>, Result<Mask, GuideError>);
+
+impl fmt::Debug for Guide {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Guide").field("field", &self.field).finish_non_exhaustive()
+    }
+}
+
+impl Guide {
+    /// From `parser`, before any token, whose mask is `first`.
+    pub(super) fn new(parser: TokenParser, first: Arc<Mask>, field: &'static str, help: Help) -> Self {
+        Self { field, help, state: State::Ready(Box::new(parser), first) }
+    }
+
+    /// The tokens that may come next. Waits for the worker that computes them.
+    ///
+    /// # Errors
+    /// No token may follow, or that cannot be found out.
+    pub(crate) fn mask(&mut self) -> Result<Arc<Mask>, GuideError> {
+        self.prepare();
+        if let State::Computing(computed) = &self.state {
+            let began = Instant::now();
+            let computed = computed.recv();
+            self.help.metrics.wait.observe(began.elapsed().as_secs_f64());
+            self.state = State::Over;
+            // A worker that panics drops what it held.
+            let (parser, mask) =
+                computed.map_err(|_| GuideError::Broken("its worker panicked".to_owned()))?;
+            let mask = mask.map_err(|error| error.at(self.field))?;
+            self.state = State::Ready(parser, Arc::new(mask));
+        }
+        match &self.state {
+            State::Ready(_, mask) => Ok(Arc::clone(mask)),
+            State::Advanced(_) | State::Computing(_) | State::Over => {
+                Err(GuideError::Broken("its state was lost".to_owned()))
+            }
+        }
+    }
+
+    /// Follows a token of the last mask.
+    ///
+    /// # Errors
+    /// The grammar cannot follow it.
+    pub(crate) fn accept(&mut self, token: u32) -> Result<Progress, GuideError> {
+        let State::Ready(mut parser, _) = std::mem::replace(&mut self.state, State::Over) else {
+            return Err(GuideError::Broken("a token came before its mask".to_owned()));
+        };
+        let complete = follow(&mut parser, token).map_err(|error| error.at(self.field))?;
+        if complete {
+            return Ok(Progress::Complete);
+        }
+        self.state = State::Advanced(parser);
+        Ok(Progress::Goes)
+    }
+
+    /// Lets a worker compute the next mask, where that has not begun.
+    pub(crate) fn prepare(&mut self) {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Advanced(parser) => self.state = State::Computing(self.help.compute(parser)),
+            other => self.state = other,
+        }
+    }
+}
+
+impl Help {
+    fn compute(&self, mut parser: Box<TokenParser>) -> Receiver<Computed> {
+        let (sender, receiver) = sync_channel(1);
+        let metrics = self.metrics.clone();
+        let job = move || {
+            let began = Instant::now();
+            let mask = compute_mask(&mut parser);
+            metrics.mask.observe(began.elapsed().as_secs_f64());
+            // The sequence may have ended meanwhile.
+            let _ = sender.send((parser, mask));
+        };
+        // Never refused with a queue as long as there are sequences; were it, the engine would do it itself.
+        if let Err(job) = self.workers.run(job) {
+            job();
+        }
+        receiver
+    }
+}
+
+impl GuideError {
+    fn at(self, field: &'static str) -> Self {
+        match self {
+            Self::TooComplex { .. } => Self::TooComplex { field },
+            Self::DeadEnd { .. } => Self::DeadEnd { field },
+            Self::Broken(words) => Self::Broken(words),
+        }
+    }
+}
+
+/// The tokens that may come next.
+pub(super) fn compute_mask(parser: &mut TokenParser) -> Result<Mask, GuideError> {
+    let allowed = guarded(parser, TokenParser::compute_mask)?;
+    Ok(Mask::new(allowed.as_slice().to_vec()))
+}
+
+/// Takes a token. Answers whether nothing may follow it.
+fn follow(parser: &mut TokenParser, token: u32) -> Result<bool, GuideError> {
+    guarded(parser, |parser| {
+        parser.consume_token(token)?;
+        parser.check_stop()
+    })
+}
+
+/// What llguidance does, its errors told apart by why it stopped, its panics caught.
+fn guarded<T, E: fmt::Display>(
+    parser: &mut TokenParser,
+    work: impl FnOnce(&mut TokenParser) -> Result<T, E>,
+) -> Result<T, GuideError> {
+    let result = catch_unwind(AssertUnwindSafe(|| work(parser)))
+        .map_err(|_| GuideError::Broken("llguidance panicked".to_owned()))?;
+    let field = "constraint";
+    result.map_err(|error| match parser.stop_reason() {
+        StopReason::LexerTooComplex | StopReason::ParserTooComplex => GuideError::TooComplex { field },
+        StopReason::NoExtension | StopReason::NoExtensionBias => GuideError::DeadEnd { field },
+        _ => GuideError::Broken(error.to_string()),
+    })
+}
