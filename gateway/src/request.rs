@@ -96,6 +96,8 @@ pub(crate) struct Options {
     pub(crate) priority: Option<i32>,
     /// The safety policy; `None` means the gateway's default.
     pub(crate) safety_policy: Option<String>,
+    /// The adapter that the model goes through; `None` means the base model alone.
+    pub(crate) adapter_id: Option<String>,
     pub(crate) constraint: Option<Constraint>,
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
+use tonic_types::StatusExt as _;
 use weft_proto::{
     common::v1 as common,
     inference::v1::{
@@ -15,7 +16,7 @@ use weft_proto::{
         inference_service_client::InferenceServiceClient,
     },
 };
-use weft_runtime::Deadline;
+use weft_runtime::{Deadline, status};
 
 use super::{Route, endpoint::Endpoint, failure, request, retry::Retry};
 use crate::{
@@ -109,7 +110,7 @@ impl Inference {
         };
         let opened = self.retry.run(deadline, attempt).await;
         let (first, messages) = opened.map_err(|status| {
-            failure(Peer::Inference, status, |theirs| our_field(theirs, field, constraint))
+            failure(Peer::Inference, of_adapter(status), |theirs| our_field(theirs, field, constraint))
         })?;
         match first.and_then(|message| message.event) {
             Some(Event::Started(started)) => {
@@ -244,6 +245,15 @@ fn wire_constraint(constraint: &Constraint) -> common::Constraint {
     common::Constraint { form: Some(form) }
 }
 
+/// An adapter that is not loaded, with the field of ours that names it.
+fn of_adapter(status: Status) -> Status {
+    if status::reason_of(&status).as_deref() != Some("ADAPTER_NOT_LOADED") {
+        return status;
+    }
+    let message = format!("`options.adapter_id`: {}", status.message());
+    Status::with_error_details(status.code(), message, status.get_error_details())
+}
+
 fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) -> GenerateRequest {
     GenerateRequest {
         prompt_token_ids,
@@ -251,6 +261,7 @@ fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) ->
         stop: Some(wire_stop(&options.stop)),
         top_logprobs: options.top_logprobs,
         priority: options.priority,
+        adapter_id: options.adapter_id.clone(),
         tenant: scope.tenant.name().map(str::to_owned),
         constraint: options.constraint.as_ref().map(wire_constraint),
         ..GenerateRequest::default()

@@ -150,7 +150,6 @@ async fn the_borders_of_every_range_are_inside_it() {
 async fn what_is_not_served_yet_is_refused_by_name() {
     let front = Front::new().await;
     let cases = [
-        (GenerationOptions { adapter_id: Some("a".to_owned()), ..Default::default() }, "options.adapter_id"),
         (GenerationOptions { n: Some(2), ..Default::default() }, "options.n"),
         (GenerationOptions { cache_salt: Some(String::new()), ..Default::default() }, "options.cache_salt"),
     ];
@@ -159,6 +158,28 @@ async fn what_is_not_served_yet_is_refused_by_name() {
         assert_eq!(status.code(), Code::Unimplemented);
         assert!(status.message().contains(field), "{}", status.message());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_is_passed_on_and_one_that_is_not_loaded_is_named() {
+    let front = Front::new().await;
+    let options = |id: &str| GenerationOptions { adapter_id: Some(id.to_owned()), ..Default::default() };
+    let asking = front.asking(ask_with("hi", options("poet")));
+    let mut call = front.inference.call().await;
+    assert_eq!(call.request.adapter_id.as_deref(), Some("poet"));
+    call.start().await;
+    asking.await.unwrap().unwrap();
+    let unknown = "no adapter `x` is loaded; loaded are: poet";
+    front.inference.refuse([weft_runtime::status::with_reason(
+        Code::NotFound,
+        "ADAPTER_NOT_LOADED",
+        unknown,
+    )]);
+    let status = refused(&front, ask_with("hi", options("x"))).await;
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.message(), format!("`options.adapter_id`: {unknown}"));
+    let status = refused(&front, ask_with("hi", options(""))).await;
+    assert_eq!(fields(&status), ["options.adapter_id"]);
 }
 
 #[tokio::test(start_paused = true)]

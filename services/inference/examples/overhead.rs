@@ -127,6 +127,7 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
             cache_salt: String::new(),
             continuations: 1,
             grammar: None,
+            adapter: None,
         };
         engine.generate(request, None)
     });

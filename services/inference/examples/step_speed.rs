@@ -109,6 +109,7 @@ fn batch(sequences: &[usize], positions: std::ops::Range<usize>) -> Batch {
             rows: first..batch.token_ids.len(),
             blocks: (0..BLOCKS).map(|block| (block * 32 + sequence) as u32).collect(),
             context_len: positions.end,
+            adapter: None,
             output: Wanted::LastLogits,
         });
     }

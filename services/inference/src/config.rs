@@ -1,5 +1,5 @@
 //! What the service can be told: `[model]`, `[kv_cache]`, `[scheduler]`, `[limits]`,
-//! `[constraint]`.
+//! `[constraint]`, `[adapters]`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -32,6 +32,12 @@ const MAX_EMBED_INPUTS: usize = 256;
 
 /// Continuations of one prompt: each takes a place.
 const MAX_CONTINUATIONS: usize = 16;
+/// Adapters at once: beyond it, a step on a CPU reads more bytes of adapters than of the model.
+const MAX_ADAPTERS: usize = 32;
+/// Rank of an adapter: what is trained in practice is 4 to 64.
+const MAX_RANK: usize = 128;
+/// Memory for adapters: about a hundred of rank 16 over all projections of the default model.
+const ADAPTER_MEMORY: ByteSize = ByteSize(1 << 30);
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +52,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// `[constraint]`
     pub constraint: ConstraintConfig,
+    /// `[adapters]`
+    pub adapters: AdaptersConfig,
 }
 
 /// `[model]`: what is served, and where it runs.
@@ -115,6 +123,21 @@ pub struct ConstraintConfig {
     pub compile_timeout: Duration,
 }
 
+/// `[adapters]`: which adapters may be loaded, and what they may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdaptersConfig {
+    /// `folder`: adapters are folders below it. None can be loaded where it is unset.
+    pub folder: Option<PathBuf>,
+    /// `max_adapters`: the most that are loaded at once.
+    pub max_adapters: usize,
+    /// `max_rank`: the highest rank of one.
+    pub max_rank: usize,
+    /// `memory`: bytes for all of them, those included that are replaced but still in use.
+    pub memory: ByteSize,
+    /// `preload`: folders below `folder` that are loaded at start, under their own names.
+    pub preload: Vec<String>,
+}
+
 /// The type of weights and cache in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
@@ -170,6 +193,7 @@ impl FromConfig for Config {
             scheduler: section.section("scheduler"),
             limits: section.section("limits"),
             constraint: section.section("constraint"),
+            adapters: section.section("adapters"),
         };
         let capacity = config.scheduler.capacity();
         let of_one_call = [
@@ -251,6 +275,45 @@ impl FromConfig for ConstraintConfig {
             compile_queue: section.value("compile_queue", COMPILE_QUEUE, between(1, 100_000)),
             compile_timeout: section.value("compile_timeout", COMPILE_TIMEOUT, positive()),
         }
+    }
+}
+
+impl FromConfig for AdaptersConfig {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let config = Self {
+            folder: section.optional("folder", a_path()),
+            max_adapters: section.value("max_adapters", MAX_ADAPTERS, between(1, 1024)),
+            max_rank: section.value("max_rank", MAX_RANK, between(1, 4096)),
+            memory: section.value("memory", ADAPTER_MEMORY, some_memory()),
+            preload: section.value("preload", Names::default(), any()).0,
+        };
+        let count = config.preload.len();
+        if config.folder.is_none() && count > 0 {
+            section.problem("preload", format!("{count} names"), "must be empty while `folder` is unset");
+        }
+        if count > config.max_adapters {
+            let rule = format!("must be at most max_adapters ({})", config.max_adapters);
+            section.problem("preload", format!("{count} names"), rule);
+        }
+        config
+    }
+}
+
+/// A list of names.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Names(Vec<String>);
+
+impl std::fmt::Display for Names {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "[{}]", self.0.join(", "))
+    }
+}
+
+impl Value for Names {
+    const EXPECTED: &'static str = "a list of names";
+    fn from_toml(value: &toml::Value) -> Option<Self> {
+        let names = value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned));
+        names.collect::<Option<_>>().map(Self)
     }
 }
 

@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 use weft_runtime::{BoxError, status};
 
 use crate::{
+    adapters::AdapterError,
     constraint::{CompileError, GuideError},
     sampler::SamplingError,
 };
@@ -116,6 +117,15 @@ pub enum StartError {
     /// The cache's memory is not to be had.
     #[error("the KV cache could not be allocated")]
     Cache(#[source] BoxError),
+    /// An adapter that the configuration names could not be loaded.
+    #[error("the adapter `{id}` of adapters.preload could not be loaded")]
+    Adapter {
+        /// Its name.
+        id: String,
+        /// Why.
+        #[source]
+        source: AdapterError,
+    },
     /// The first steps failed.
     #[error("the model was loaded but could not compute its first step: {0}")]
     WarmUp(String),

@@ -16,13 +16,10 @@ use weft_proto::{
         inference_service_server::{InferenceService, InferenceServiceServer},
     },
 };
-use weft_runtime::{
-    Deadline,
-    server::Limits,
-    status::{unserved, violation},
-};
+use weft_runtime::{Deadline, server::Limits, status::violation};
 
 use crate::{
+    adapters::Adapters,
     config::SchedulerConfig,
     constraint::{Compiler, Form, Grammar},
     engine::{EngineHandle, Event, Finished, Generation, Timings},
@@ -33,6 +30,7 @@ use crate::{
     stop::Ending,
 };
 
+mod adapters;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +54,8 @@ pub(crate) struct Backend {
     pub(crate) engine: EngineHandle,
     /// Compiles constraints.
     pub(crate) compiler: Compiler,
+    /// Keeps adapters.
+    pub(crate) adapters: Adapters,
 }
 
 /// The service over an engine.
@@ -65,8 +65,8 @@ pub(crate) fn service(
     about: About,
     limits: Limits,
 ) -> InferenceServiceServer<impl InferenceService> {
-    let Backend { engine, compiler } = backend;
-    InferenceServiceServer::new(Inference { engine, compiler, served, about })
+    let Backend { engine, compiler, adapters } = backend;
+    InferenceServiceServer::new(Inference { engine, compiler, adapters, served, about })
         .max_decoding_message_size(limits.max_message_bytes)
 }
 
@@ -74,6 +74,7 @@ pub(crate) fn service(
 struct Inference {
     engine: EngineHandle,
     compiler: Compiler,
+    adapters: Adapters,
     served: Served,
     about: About,
 }
@@ -88,10 +89,11 @@ impl InferenceService for Inference {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let deadline = Deadline::of(&request).map(Deadline::instant);
         let request = request.into_inner();
-        refuse_unserved(&request)?;
+        let adapter_id = request.adapter_id.clone();
         let asked = GenerateRequest::try_from(request)?;
         let constraint = asked.constraint.clone();
         let mut request = asked.check(&self.served, rand::random)?;
+        request.adapter = adapters::lease(&self.adapters, adapter_id.as_deref())?;
         request.grammar = self.grammar(constraint).await?;
         Ok(Response::new(Tokens::of(self.engine.generate(request, deadline)?)))
     }
@@ -114,35 +116,33 @@ impl InferenceService for Inference {
     ) -> Result<Response<wire::ScoreResponse>, Status> {
         let deadline = Deadline::of(&request).map(Deadline::instant);
         let request = request.into_inner();
-        if request.adapter_id.is_some() {
-            return Err(unserved("adapter_id"));
-        }
         let inputs = request.inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
         check_inputs(&inputs, &self.served)?;
-        let scores = self.engine.score(inputs, deadline).await?;
+        let adapter = adapters::lease(&self.adapters, request.adapter_id.as_deref())?;
+        let scores = self.engine.score(inputs, adapter, deadline).await?;
         let scores = scores.into_iter().map(|logprobs| wire::SequenceScore { logprobs }).collect();
         Ok(Response::new(wire::ScoreResponse { scores }))
     }
 
     async fn load_adapter(
         &self,
-        _: Request<wire::LoadAdapterRequest>,
+        request: Request<wire::LoadAdapterRequest>,
     ) -> Result<Response<wire::LoadAdapterResponse>, Status> {
-        Err(unserved("LoadAdapter"))
+        adapters::load(&self.adapters, request).await
     }
 
     async fn unload_adapter(
         &self,
-        _: Request<wire::UnloadAdapterRequest>,
+        request: Request<wire::UnloadAdapterRequest>,
     ) -> Result<Response<wire::UnloadAdapterResponse>, Status> {
-        Err(unserved("UnloadAdapter"))
+        adapters::unload(&self.adapters, request)
     }
 
     async fn list_adapters(
         &self,
         _: Request<wire::ListAdaptersRequest>,
     ) -> Result<Response<wire::ListAdaptersResponse>, Status> {
-        Err(unserved("ListAdapters"))
+        Ok(Response::new(wire::ListAdaptersResponse { adapters: adapters::list(&self.adapters) }))
     }
 
     async fn get_model_info(
@@ -184,7 +184,7 @@ impl InferenceService for Inference {
             preemptions: status.preemptions,
             prefix_queried_tokens: status.prefix.queried_tokens,
             prefix_hit_tokens: status.prefix.hit_tokens,
-            ..Default::default()
+            adapters: adapters::list(&self.adapters),
         }))
     }
 }
@@ -196,12 +196,6 @@ impl Inference {
         let field = form.field();
         self.compiler.grammar(form).await.map(Some).map_err(|error| error.into_status(field))
     }
-}
-
-/// Names the first field that is set and not served yet.
-fn refuse_unserved(request: &wire::GenerateRequest) -> Result<(), Status> {
-    let fields = [("adapter_id", request.adapter_id.is_some())];
-    fields.into_iter().find(|(_, set)| *set).map_or(Ok(()), |(field, _)| Err(unserved(field)))
 }
 
 impl TryFrom<wire::GenerateRequest> for GenerateRequest {

@@ -7,6 +7,7 @@
 //! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request
 //! - `kv_cache`: blocks of the cache, who holds them
 //! - `constraint`: what an output must look like, and which tokens keep it so
+//! - `adapters`: which are loaded, and who uses which generation
 //! - `sampler`: from logits to a token; `stop`: when a generation ends
 //! - `model`: the trait, the scripted double, libtorch; `kernels`: the only `unsafe` room
 //! - `start`: from configuration to a warm engine; `config`, `error`, `metrics`
@@ -15,6 +16,7 @@
 //! the engine's thread owns nobody else sees; a block is held by one sequence and is free once it has left; whatever
 //! else is in the batch changes nothing for a sequence; nothing a caller sends can panic.
 
+pub mod adapters;
 pub mod config;
 pub mod constraint;
 pub mod engine;

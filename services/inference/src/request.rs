@@ -4,6 +4,7 @@ use tonic::Status;
 use weft_runtime::status::Violations;
 
 use crate::{
+    adapters::Lease,
     constraint::{Form, Grammar},
     sampler::{Defaults, SamplingParams, SamplingRequest},
     sequence::Tenant,
@@ -98,6 +99,8 @@ pub struct Generate {
     pub continuations: usize,
     /// What its output must look like, if that was said.
     pub grammar: Option<Grammar>,
+    /// The adapter to run with.
+    pub adapter: Option<Lease>,
 }
 
 impl GenerateRequest {
@@ -139,6 +142,7 @@ impl GenerateRequest {
             cache_salt,
             continuations,
             grammar: None,
+            adapter: None,
         })
     }
 

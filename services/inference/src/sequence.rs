@@ -6,7 +6,7 @@ use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::kv_cache::BlockTable;
+use crate::{adapters::Lease, kv_cache::BlockTable};
 use prefix::Prefix;
 
 /// A request's place in the order of service, and its name while it lives.
@@ -52,6 +52,8 @@ pub struct Sequence<T> {
     pub goal: Goal,
     /// The engine's own.
     pub payload: T,
+    /// The adapter that it runs with. What the cache holds of one generation of an adapter is of use to no other.
+    pub adapter: Option<Lease>,
     /// How likely each token of its prompt is shall be told, and so many of the likeliest: then every row of the prompt
     /// is computed, whatever the cache holds already.
     pub prompt_top: Option<usize>,
@@ -76,6 +78,7 @@ impl<T> Sequence<T> {
             tenant: Tenant::default(),
             deadline: None,
             goal,
+            adapter: None,
             prompt_top: None,
             payload,
             preemptions: 0,
@@ -99,6 +102,13 @@ impl<T> Sequence<T> {
     #[must_use]
     pub fn charged_to(mut self, tenant: Tenant) -> Self {
         self.tenant = tenant;
+        self
+    }
+
+    /// The same, with an adapter.
+    #[must_use]
+    pub fn through(mut self, adapter: Option<Lease>) -> Self {
+        self.adapter = adapter;
         self
     }
 

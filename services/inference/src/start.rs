@@ -3,6 +3,7 @@
 use weft_runtime::{BoxError, Context, Services};
 
 use crate::{
+    adapters::Adapters,
     config::{Config, ModelConfig},
     constraint::{Compiler, ConstraintMetrics, Source},
     engine::{EngineHandle, Pace, Plan, Started, start_stepped as step_as_task, start_thread},
@@ -23,6 +24,8 @@ pub struct Running {
     pub engine: EngineHandle,
     /// What requests are checked against.
     pub served: Served,
+    /// Its adapters, of those that are configured.
+    pub adapters: Adapters,
 }
 
 /// Loads the configured model and starts the service.
@@ -52,7 +55,7 @@ where
 {
     let plan = plan(&config, &context);
     let started = start_thread(plan, config.scheduler.capacity(), &context, factory).await?;
-    serve(&config, started, &context)
+    serve(&config, started, &context).await
 }
 
 /// Starts the service with an engine that a task steps at this pace, for tests with a paused clock.
@@ -67,7 +70,7 @@ pub async fn start_stepped(
 ) -> Result<Running, StartError> {
     let plan = plan(&config, &context);
     let started = step_as_task(plan, config.scheduler.capacity(), &context, model, pace).await?;
-    serve(&config, started, &context)
+    serve(&config, started, &context).await
 }
 
 fn plan(config: &Config, context: &Context) -> Plan {
@@ -81,8 +84,10 @@ fn plan(config: &Config, context: &Context) -> Plan {
     }
 }
 
-fn serve(config: &Config, started: Started, context: &Context) -> Result<Running, StartError> {
-    let Started { handle, info } = started;
+async fn serve(config: &Config, started: Started, context: &Context) -> Result<Running, StartError> {
+    let Started { handle, info, adapter_loader } = started;
+    let adapters = Adapters::new(config.adapters.clone(), adapter_loader, &context.metrics);
+    adapters.preload().await.map_err(|(id, source)| StartError::Adapter { id, source })?;
     let cache_tokens = handle.status().blocks_total * config.kv_cache.block_size;
     let context_length = info.context_length.min(cache_tokens);
     let asked = &config.limits;
@@ -116,9 +121,9 @@ fn serve(config: &Config, started: Started, context: &Context) -> Result<Running
         scheduler: config.scheduler.clone(),
         block_size: config.kv_cache.block_size,
     };
-    let backend = grpc::Backend { engine: handle.clone(), compiler };
+    let backend = grpc::Backend { engine: handle.clone(), compiler, adapters: adapters.clone() };
     let services = Services::new().add(grpc::service(backend, served.clone(), about, context.limits));
-    Ok(Running { services, engine: handle, served })
+    Ok(Running { services, engine: handle, served, adapters })
 }
 
 fn compiler(config: &Config, info: &ModelInfo, context: &Context) -> Result<Compiler, StartError> {

@@ -30,7 +30,6 @@ BAD_OPTIONS = [
 ]
 
 UNSERVED_OPTIONS = [
-    ("options.adapter_id", {"adapter_id": "poet"}),
     ("options.n", {"n": 2}),
     ("options.cache_salt", {"cache_salt": "mine"}),
 ]

@@ -12,6 +12,7 @@ use crate::{
 
 const MAX_TOP_LOGPROBS: u32 = 20;
 const MAX_LOGIT_BIASES: usize = 1_024;
+const MAX_ADAPTER_ID_BYTES: usize = 128;
 const MAX_STOP_TOKEN_IDS: usize = 64;
 
 pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &mut Faults) -> Options {
@@ -23,7 +24,13 @@ pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &m
     faults.require(options.safety_policy.as_deref() != Some(""), "options.safety_policy", || {
         "is empty; must name a policy, or be unset for the default one".to_owned()
     });
-    faults.unserved(options.adapter_id.is_some(), "options.adapter_id");
+    if let Some(bytes) = options.adapter_id.as_ref().map(String::len) {
+        faults.require((1..=MAX_ADAPTER_ID_BYTES).contains(&bytes), "options.adapter_id", || {
+            format!(
+                "has {bytes} bytes; must have 1 to {MAX_ADAPTER_ID_BYTES}, or be unset for the base model"
+            )
+        });
+    }
     faults.unserved(options.n.is_some_and(|n| n > 1), "options.n");
     faults.unserved(options.cache_salt.is_some(), "options.cache_salt");
     let constraint = options.constraint.and_then(|asked| constraint::read(asked, faults));
@@ -34,6 +41,7 @@ pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &m
         top_logprobs: options.top_logprobs,
         priority: options.priority,
         safety_policy: options.safety_policy,
+        adapter_id: options.adapter_id,
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{EngineError, StartError},
     metrics::EngineMetrics,
-    model::{Model, ModelInfo},
+    model::{AdapterLoader, Model, ModelInfo},
 };
 
 /// An engine that is ready.
@@ -32,6 +32,7 @@ use crate::{
 pub(crate) struct Started {
     pub(crate) handle: EngineHandle,
     pub(crate) info: ModelInfo,
+    pub(crate) adapter_loader: Option<Arc<dyn AdapterLoader>>,
 }
 
 /// What the door is built from, beside what the engine says of itself.
@@ -157,7 +158,7 @@ impl DoorPlan {
             metrics: self.metrics,
             drain: self.drain,
         };
-        Started { handle: EngineHandle::new(door), info: loaded.info }
+        Started { handle: EngineHandle::new(door), info: loaded.info, adapter_loader: loaded.adapter_loader }
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     work::{Answer, Embedding, Work},
 };
 use crate::{
+    adapters::Lease,
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
     request::Generate,
@@ -58,6 +59,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 pub(super) struct Pending {
     pub(super) input: Vec<u32>,
     pub(super) goal: Goal,
+    pub(super) adapter: Option<Lease>,
     /// See [`Sequence::prompt_top`].
     pub(super) prompt_top: Option<usize>,
     pub(super) answer: Answer,
@@ -102,6 +104,7 @@ impl EngineHandle {
             let sequence = Sequence::new(rank, Goal::Tokens, request.prompt.clone(), work)
                 .until(deadline)
                 .charged_to(request.tenant.clone())
+                .through(request.adapter.clone())
                 .telling_prompt(prompt_top)
                 .sharing(root);
             aborts.push(AbortOnDrop { rank, door: Arc::clone(&self.door) });
@@ -122,6 +125,7 @@ impl EngineHandle {
         let pending = self.submit_all(inputs, deadline, |input, reply| Pending {
             input,
             goal: Goal::Embedding,
+            adapter: None,
             prompt_top: None,
             answer: Answer::Embedding(Embedding { sum: Vec::new(), reply: Some(reply) }),
         })?;
@@ -155,6 +159,7 @@ impl EngineHandle {
         let work = Work { timeline: Timeline::arrive(0), answer: pending.answer, _place: place };
         let sequence = Sequence::new(rank, pending.goal, pending.input, work)
             .until(deadline)
+            .through(pending.adapter)
             .telling_prompt(pending.prompt_top);
         self.door.send(Command::Submit(Box::new(sequence)));
         AbortOnDrop { rank, door: Arc::clone(&self.door) }

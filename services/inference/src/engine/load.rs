@@ -1,5 +1,7 @@
 //! From a model to an engine that is ready: cache, warm-up.
 
+use std::sync::Arc;
+
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -17,7 +19,7 @@ use crate::{
     error::StartError,
     kv_cache::BlockPool,
     metrics::EngineMetrics,
-    model::{Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
+    model::{AdapterLoader, Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
     sampler::Sampler,
     scheduler::{Scheduler, StepLimits},
 };
@@ -50,6 +52,7 @@ pub(crate) struct Loaded {
     pub(crate) info: ModelInfo,
     pub(crate) status: watch::Receiver<EngineStatus>,
     pub(crate) sharing: Sharing,
+    pub(crate) adapter_loader: Option<Arc<dyn AdapterLoader>>,
 }
 
 impl<M: Model + ?Sized> Engine<M> {
@@ -60,8 +63,8 @@ impl<M: Model + ?Sized> Engine<M> {
         model.allocate_cache(blocks as usize, block_size).map_err(|error| StartError::Cache(error.into()))?;
         let scheduler = Scheduler::new(plan.limits, BlockPool::new(blocks, block_size));
         let (reporter, status) = Reporter::new(plan.metrics, blocks as usize);
-        let sharing = Sharing::of(&plan.kv_cache, model.info());
-        let loaded = Loaded { info: model.info().clone(), status, sharing };
+        let (sharing, adapter_loader) = (Sharing::of(&plan.kv_cache, model.info()), model.adapter_loader());
+        let loaded = Loaded { info: model.info().clone(), status, sharing, adapter_loader };
         let mut engine = Self {
             scheduler,
             batch: Batch::default(),
@@ -124,6 +127,7 @@ impl<M: Model + ?Sized> Engine<M> {
                     rows: 0..positions.len(),
                     blocks: blocks.to_vec(),
                     context_len: positions.end,
+                    adapter: None,
                     output: Wanted::LastLogits,
                 }],
                 ..Batch::default()

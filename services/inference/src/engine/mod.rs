@@ -177,7 +177,9 @@ impl<M: Model + ?Sized> Engine<M> {
             prefilled += if decodes { 0 } else { ran.rows as u64 };
             let before = sequence.output_len();
             let outcome = work::settle(sequence, ran, dealer.next(&ran), &mut hands);
-            generated += (sequence.output_len() - before) as u64;
+            let new = (sequence.output_len() - before) as u64;
+            generated += new;
+            sequence.adapter.iter().for_each(|lease| lease.count_tokens(new));
             let Some(outcome) = outcome else { return Fate::Stays };
             hands.metrics.ended(outcome);
             ended += 1;

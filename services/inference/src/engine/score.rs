@@ -9,6 +9,7 @@ use super::{
     work::Answer,
 };
 use crate::{
+    adapters::Lease,
     error::EngineError,
     metrics::Outcome,
     sampler::{Choice, Logprobs, SamplingError},
@@ -95,11 +96,13 @@ impl EngineHandle {
     pub async fn score(
         &self,
         inputs: Vec<Vec<u32>>,
+        adapter: Option<Lease>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
         let pending = self.submit_all(inputs, deadline, |input, reply| Pending {
             input,
             goal: Goal::Scores,
+            adapter: adapter.clone(),
             prompt_top: Some(0),
             answer: Answer::Scores(Scoring::new(reply)),
         })?;

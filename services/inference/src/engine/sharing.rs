@@ -29,7 +29,10 @@ impl Sharing {
     /// The root of a request's prefixes; none where it shares nothing. `arrival` is a number of its own.
     pub(super) fn root(self, request: &Generate, arrival: u64) -> Option<BlockHash> {
         match self {
-            Self::Requests => Some(BlockHash::shared_root(&request.cache_salt, None)),
+            Self::Requests => {
+                let adapter = request.adapter.as_ref().map(|lease| (lease.id(), lease.generation()));
+                Some(BlockHash::shared_root(&request.cache_salt, adapter))
+            }
             Self::Continuations if request.continuations > 1 => Some(BlockHash::private_root(arrival)),
             Self::Continuations | Self::Nowhere => None,
         }

@@ -27,9 +27,13 @@ struct Service {
 }
 
 async fn service() -> Service {
+    service_with("").await
+}
+
+async fn service_with(more: &str) -> Service {
     let config = "[model]\nfolder = \"models/parrot\"\n[kv_cache]\nblock_size = 4\nmemory = \"256KiB\"\n\
                   [scheduler]\nmax_sequences = 2\nmax_waiting = 2\n[limits]\nmax_embed_inputs = 3\nmax_new_tokens = 100\n";
-    let config: Config = weft_runtime::config::parse(config, &[]).unwrap();
+    let config: Config = weft_runtime::config::parse(&format!("{config}{more}"), &[]).unwrap();
     let mut model = Scripted::saying(50, SCRIPT.to_vec(), END);
     model.info_mut().context_length = 128;
     let process = Process::new("inference", RuntimeConfig::default());
@@ -148,18 +152,6 @@ async fn everything_that_is_wrong_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn a_field_that_is_not_served_is_named() {
-    let mut service = service().await;
-    let base = || prompt(&[1]);
-    let requests = [("adapter_id", wire::GenerateRequest { adapter_id: Some(String::new()), ..base() })];
-    for (field, request) in requests {
-        let status = refusal(&mut service, request).await;
-        assert_eq!(status.code(), Code::Unimplemented, "{field}");
-        assert!(status.message().contains(field), "{}", status.message());
-    }
-}
-
-#[tokio::test]
 async fn what_can_never_fit_is_refused_with_the_numbers() {
     let mut service = service().await;
     // The cache holds 64 blocks of 4: 256 tokens; the model's positions end at 128.
@@ -273,6 +265,50 @@ async fn the_prompts_likelihood_follows_the_start_in_pieces() {
     assert_eq!((prompt.tokens[0].logprob, prompt.tokens[0].top_logprobs.len()), (None, 0));
     assert_eq!((prompt.tokens[1].top_logprobs[0].id, prompt.tokens[1].top_logprobs.len()), (11, 2));
     assert!(matches!(events[2], WireEvent::Tokens(_)));
+}
+
+#[tokio::test]
+async fn adapters_are_loaded_used_listed_and_unloaded_over_the_wire() {
+    let root = crate::adapters::tests::folder_of(&[("one", 10)]);
+    let mut service = service_with(&format!("[adapters]\nfolder = \"{}\"\n", root.path().display())).await;
+    let load = |expected| wire::LoadAdapterRequest {
+        adapter_id: "a".to_owned(),
+        path: "one".to_owned(),
+        expected_generation: expected,
+    };
+    let loaded = service.client.load_adapter(load(None)).await.unwrap().into_inner().adapter.unwrap();
+    assert_eq!((loaded.adapter_id.as_str(), loaded.generation, loaded.bytes), ("a", 1, 10));
+    let list = service.client.list_adapters(wire::ListAdaptersRequest {}).await.unwrap().into_inner();
+    assert_eq!(list.adapters, [loaded]);
+    let status = service.client.get_engine_status(wire::GetEngineStatusRequest {}).await.unwrap();
+    assert_eq!(status.into_inner().adapters, list.adapters);
+    let status = service.client.load_adapter(load(Some(5))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    assert!(status.message().contains("generation 1"), "{}", status.message());
+
+    let stop = common::StopConditions { max_tokens: Some(1), ..Default::default() };
+    let named = |id: &str| wire::GenerateRequest {
+        adapter_id: Some(id.to_owned()),
+        stop: Some(stop.clone()),
+        ..prompt(&[1, 2])
+    };
+    let stream = service.client.generate(named("a")).await.unwrap().into_inner();
+    let events: Vec<_> = stream.map(|message| message.unwrap().event.unwrap()).collect().await;
+    let WireEvent::Tokens(tokens) = &events[1] else { panic!("{events:?}") };
+    assert_eq!(tokens.tokens[0].id, 21, "the script says 11; the adapter adds 10");
+    let status = refusal(&mut service, named("b")).await;
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(status.message(), "no adapter `b` is loaded; loaded are: a");
+
+    let inputs = vec![wire::TokenSequence { token_ids: vec![1, 21] }];
+    let score = |id: &str| wire::ScoreRequest { inputs: inputs.clone(), adapter_id: Some(id.to_owned()) };
+    let scores = service.client.score(score("a")).await.unwrap().into_inner().scores;
+    assert!(scores[0].logprobs[0] > -1e-6);
+    assert_eq!(service.client.score(score("b")).await.unwrap_err().code(), Code::NotFound);
+
+    let unload = wire::UnloadAdapterRequest { adapter_id: "a".to_owned(), expected_generation: Some(1) };
+    service.client.unload_adapter(unload).await.unwrap();
+    assert_eq!(refusal(&mut service, named("a")).await.code(), Code::NotFound);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! | `pool` | a few threads that share out the items of one kernel call |
 //! | `buffer` | memory outside the heap, zeroed lazily |
 //! | `matrix` | weights rearranged into panels, and products by them |
+//! | `lowrank` | what adapters add to products, many adapters in one call |
 //! | `rows` | RMS norm, SwiGLU |
 //! | `cache` | keys and values of one layer in blocks |
 //! | `attention` | rotary embedding, cache writes, attention straight from the blocks |
@@ -26,6 +27,7 @@ mod cache;
 mod cuda;
 mod isa;
 mod lanes;
+mod lowrank;
 mod matrix;
 mod pool;
 mod rows;
@@ -38,6 +40,7 @@ pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
 pub(crate) use cuda::load_libtorch_cuda;
 pub(crate) use isa::Isa;
+pub(crate) use lowrank::{Adapted, Factors, LowRank};
 pub(crate) use matrix::{Matrix, MatrixError, Mode, Weights};
 pub(crate) use pool::Pool;
 

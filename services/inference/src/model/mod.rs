@@ -1,10 +1,13 @@
 //! What the engine asks of a model: one forward pass over the rows of many sequences.
 
+mod adapter;
 pub mod scripted;
 #[cfg(feature = "torch")]
 pub mod torch;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
+
+pub use adapter::{AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, LoadedAdapter};
 
 use crate::sampler::{Logprobs, SamplingError};
 
@@ -44,6 +47,8 @@ pub struct SequenceRows {
     pub blocks: Vec<BlockId>,
     /// Tokens in the cache once this step has written its rows.
     pub context_len: usize,
+    /// The adapter that its rows go through.
+    pub adapter: Option<AdapterWeights>,
     /// What the engine wants to know of it.
     pub output: Wanted,
 }
@@ -121,6 +126,10 @@ pub trait Model {
     /// The backend failed; the cache content of the batch's sequences is then unknown. Blocks are only ever written where
     /// the batch's rows stand.
     fn forward(&mut self, batch: &Batch) -> Result<StepOutput, ModelError>;
+    /// What reads adapters for it, on any thread; nothing where it takes none.
+    fn adapter_loader(&self) -> Option<Arc<dyn AdapterLoader>> {
+        None
+    }
     /// Takes an output back once it has been read, so that its memory can serve the next step.
     fn recycle(&mut self, output: StepOutput) {
         drop(output);

@@ -5,12 +5,18 @@
 //!
 //! What comes next is a function of the whole sequence so far, prompt and output, and of nothing else.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
-use super::{Batch, Model, ModelError, ModelInfo, SequenceRows, StepOutput, Wanted};
+use super::{
+    AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, Batch, LoadedAdapter, Model, ModelError,
+    ModelInfo, SequenceRows, StepOutput, Wanted,
+};
 use crate::{engine::Gate, sampler::Scorer};
 
 /// How much likelier the scripted token is than every other: e^30 to 1.
@@ -160,7 +166,7 @@ impl Scripted {
         for row in share.rows.clone() {
             let position = batch.positions[row] as usize;
             let slot = self.slot(share, position);
-            self.cache[slot] = batch.token_ids[row];
+            self.cache[slot] = batch.token_ids[row] ^ twist(share);
         }
     }
 
@@ -168,7 +174,8 @@ impl Scripted {
     fn read(&mut self, share: &SequenceRows) {
         let mut history = std::mem::take(&mut self.history);
         history.clear();
-        history.extend((0..share.context_len).map(|position| self.cache[self.slot(share, position)]));
+        let twist = twist(share);
+        history.extend((0..share.context_len).map(|at| self.cache[self.slot(share, at)] ^ twist));
         self.history = history;
     }
 
@@ -177,15 +184,17 @@ impl Scripted {
     }
 
     /// Appends the logits of what comes after the history.
-    fn speak(&self, logits: &mut Vec<f32>) {
+    fn speak(&self, twist: u32, logits: &mut Vec<f32>) {
         let start = logits.len();
         match &self.voice {
             Voice::Sure(next) => {
                 logits.resize(start + self.info.vocabulary_size, 0.0);
-                logits[start + next(&self.history) as usize] = CERTAINTY;
+                let said = (next(&self.history) + twist) as usize % self.info.vocabulary_size;
+                logits[start + said] = CERTAINTY;
             }
             Voice::Unsure => {
-                let hash = self.history.iter().fold(0, |hash, token| mix(hash ^ u64::from(*token)));
+                let hash =
+                    self.history.iter().fold(u64::from(twist), |hash, token| mix(hash ^ u64::from(*token)));
                 logits.extend((0..self.info.vocabulary_size as u64).map(|id| unit(mix(hash ^ id)) * 4.0));
             }
         }
@@ -201,7 +210,7 @@ impl Scripted {
             self.read(share);
             self.history.truncate(batch.positions[scored.row] as usize + 1);
             logits.clear();
-            self.speak(&mut logits);
+            self.speak(twist(share), &mut logits);
             output.scores.push(self.scorer.score(&logits, scored.next, scored.top));
         }
     }
@@ -243,7 +252,7 @@ impl Model for Scripted {
                 Wanted::Nothing => {}
                 Wanted::LastLogits => {
                     self.read(share);
-                    self.speak(&mut output.logits);
+                    self.speak(twist(share), &mut output.logits);
                 }
                 Wanted::HiddenSum => self.sum_up(batch, share, &mut output.hidden_sums),
             }
@@ -251,9 +260,42 @@ impl Model for Scripted {
         Ok(output)
     }
 
+    fn adapter_loader(&self) -> Option<Arc<dyn AdapterLoader>> {
+        Some(Arc::new(Twists))
+    }
+
     fn recycle(&mut self, output: StepOutput) {
         self.spare = output;
     }
+}
+
+/// Reads adapters of scripted models: a folder with a number in `twist.txt`, which changes all that is said, and all
+/// that is kept in the cache. It takes as many bytes as the number says.
+#[derive(Debug)]
+struct Twists;
+
+impl AdapterLoader for Twists {
+    fn load(&self, folder: &Path, bounds: &AdapterBounds) -> Result<LoadedAdapter, AdapterFault> {
+        let file = folder.join("twist.txt");
+        let unusable = |reason: String| AdapterFault::Unusable(format!("{}: {reason}", file.display()));
+        let text = std::fs::read_to_string(&file).map_err(|error| unusable(error.to_string()))?;
+        let twist: u32 = text.trim().parse().map_err(|_| unusable("is no number".to_owned()))?;
+        let (bytes, left) = (u64::from(twist), bounds.max_bytes);
+        if bytes > left {
+            return Err(AdapterFault::TooLarge { file: file.display().to_string(), bytes, left });
+        }
+        let weights = AdapterWeights::new(Twist(twist));
+        let (targets, fingerprint) = (vec!["q_proj".to_owned()], format!("{twist:x}"));
+        Ok(LoadedAdapter { weights, rank: 1, targets, bytes, fingerprint })
+    }
+}
+
+/// What an adapter of a scripted model does.
+struct Twist(u32);
+
+/// The number of a sequence's adapter; 0 where it has none.
+fn twist(share: &SequenceRows) -> u32 {
+    share.adapter.as_ref().and_then(|adapter| adapter.get::<Twist>()).map_or(0, |twist| twist.0)
 }
 
 impl std::fmt::Debug for Scripted {

@@ -148,6 +148,8 @@ impl<T> Scheduler<T> {
             let running = &mut self.queue.running[*index];
             let sequence = &mut running.sequence;
             sequence.table.restore(std::mem::take(&mut share.blocks));
+            // Nothing is kept alive by a step that is over.
+            share.adapter = None;
             let (first_position, rows) = (sequence.computed(), share.rows.len());
             let scored = sequence.unscored(rows).len();
             let ran = Ran { wanted: share.output, first_position, rows, scored };

@@ -129,6 +129,7 @@ fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
         rows: first_row..first_row + rows,
         blocks: sequence.table.lend(),
         context_len: positions.end,
+        adapter: sequence.adapter.as_ref().map(|lease| lease.weights().clone()),
         output: match sequence.goal {
             Goal::Embedding => Wanted::HiddenSum,
             Goal::Tokens if reaches_end => Wanted::LastLogits,

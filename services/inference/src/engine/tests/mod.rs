@@ -154,6 +154,7 @@ fn request(prompt: &[u32], tokens: usize) -> Generate {
         cache_salt: String::new(),
         continuations: 1,
         grammar: None,
+        adapter: None,
     }
 }
 

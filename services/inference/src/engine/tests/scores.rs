@@ -16,7 +16,7 @@ fn run_with<T>(bench: &mut Bench, future: impl Future<Output = T>) -> T {
 
 fn scores(bench: &mut Bench, inputs: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
     let handle = bench.handle.clone();
-    run_with(bench, handle.score(inputs.iter().map(|input| input.to_vec()).collect(), None))
+    run_with(bench, handle.score(inputs.iter().map(|input| input.to_vec()).collect(), None, None))
 }
 
 /// What a generation tells of its prompt.
@@ -134,7 +134,7 @@ fn a_logit_that_is_not_a_number_fails_the_input_that_it_belongs_to() {
 fn scores_that_nobody_waits_for_or_whose_time_is_over_free_their_blocks() {
     let mut bench = Bench::new(Setup::default());
     let handle = bench.handle.clone();
-    let mut dropped = Box::pin(handle.score(vec![vec![1; 60]], None));
+    let mut dropped = Box::pin(handle.score(vec![vec![1; 60]], None, None));
     assert!(dropped.as_mut().now_or_never().is_none());
     bench.steps(1);
     assert!(bench.free() < bench.total());
@@ -142,7 +142,7 @@ fn scores_that_nobody_waits_for_or_whose_time_is_over_free_their_blocks() {
     bench.engine.step();
     assert_eq!(bench.free(), bench.total());
     let past = Instant::now() - std::time::Duration::from_secs(1);
-    let expired = handle.score(vec![vec![1; 60]], Some(past));
+    let expired = handle.score(vec![vec![1; 60]], None, Some(past));
     let mut expired = std::pin::pin!(expired);
     assert!(expired.as_mut().now_or_never().is_none());
     bench.engine.step();

@@ -8,7 +8,7 @@ use crate::kernels::{
 };
 
 /// How weights of one type meet inputs.
-pub(super) trait Format: Plain {
+pub(in crate::kernels) trait Format: Plain {
     /// What an input is converted to beforehand.
     type Input: Plain;
     /// Sixteen weights, or one input sixteen times.

@@ -24,7 +24,7 @@ macro_rules! by_height {
 
 mod coded;
 mod dense;
-mod format;
+pub(super) mod format;
 mod int4;
 mod int8;
 mod pack;

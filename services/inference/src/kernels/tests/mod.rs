@@ -2,6 +2,7 @@
 
 mod attention;
 mod coded;
+mod lowrank;
 mod pool;
 mod product;
 mod rows;

@@ -53,6 +53,24 @@ pub enum LoadError {
         /// What is supported.
         supported: &'static str,
     },
+    /// The folder sets something that this service does not know.
+    #[error("{}: {key} = {value} is not supported", file.display())]
+    UnsupportedSetting {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// The value found.
+        value: String,
+    },
+    /// A tensor holds infinities, or what is not a number.
+    #[error("{}: tensor {tensor} holds values that are not finite numbers", file.display())]
+    NotFinite {
+        /// The weights file.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
     /// A safetensors file is damaged.
     #[error("{}: not a usable safetensors file: {reason}", file.display())]
     Safetensors {

@@ -5,6 +5,7 @@
 //! | `config` | config.json and generation_config.json, parsed and checked: what is not known is refused by name |
 //! | `rope` | rotary frequencies: default, linear, dynamic, llama3 |
 //! | `weights` | safetensors, one file or sharded, read tensor by tensor |
+//! | `adapter` | low-rank adapters in PEFT's format, and which rows of a step they belong to |
 //! | `device` | which device, and libtorch's CUDA half loaded at run time |
 //! | `decoder` | the forward pass, written once over a `Backend` |
 //! | `backend` | where the arithmetic happens: our kernels (CPU) or libtorch's operators (CUDA, and any CPU) |
@@ -12,6 +13,7 @@
 //! Rules: nothing here panics on a folder's content; a libtorch error becomes `ModelError::Step`; every tensor of a
 //! folder is either used or refused, so a model is never half right.
 
+mod adapter;
 mod backend;
 mod config;
 mod decoder;

@@ -78,6 +78,22 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Opens one file, of any name.
+    ///
+    /// # Errors
+    /// It is missing, damaged or cut short.
+    pub(super) fn open_file(path: PathBuf) -> Result<Self, LoadError> {
+        let mut weights =
+            Self { listing: path, shards: Vec::new(), left: BTreeMap::new(), kind: Kind::Float, taken: 0 };
+        weights.open_single()?;
+        Ok(weights)
+    }
+
+    /// The single file, or the index.
+    pub(super) fn path(&self) -> &Path {
+        &self.listing
+    }
+
     fn open_single(&mut self) -> Result<(), LoadError> {
         let (shard, metadata) = open_shard(&self.listing)?;
         self.shards.push(shard);

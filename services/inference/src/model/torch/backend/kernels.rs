@@ -5,11 +5,11 @@ use std::{cell::RefCell, rc::Rc};
 use half::{bf16, f16};
 use tch::{Kind, Tensor};
 
-use super::{Backend, Shape, step};
+use super::{Adapted, Backend, Shape, lowrank::ForKernels, step};
 use crate::{
     kernels::{
-        Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, Matrix, MatrixError, Mode, Plan,
-        Sequence, Weights,
+        self, Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, LowRank, Matrix, MatrixError,
+        Mode, Plan, Sequence, Weights,
     },
     model::{
         Batch, ModelError,
@@ -129,6 +129,8 @@ impl Backend for Kernels {
     type Norm = Norm;
     type HeadNorms = HeadNorms;
     type Cache = LayerCache;
+    type LowRank = LowRank;
+    type Maker = ForKernels;
     type Plan<'a> = Plan<'a>;
 
     fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
@@ -155,6 +157,10 @@ impl Backend for Kernels {
 
     fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
         Ok(HeadNorms { query: widened(query)?, key: widened(key)?, epsilon })
+    }
+
+    fn low_rank_maker(&self) -> ForKernels {
+        ForKernels { dtype: self.dtype }
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
@@ -200,6 +206,20 @@ impl Backend for Kernels {
 
     fn add_product(&mut self, sum: &mut Rows, rows: &Rows, matrix: &Matrix) -> Result<(), ModelError> {
         self.cpu.product(rows.values(), matrix, sum.values_mut(), Mode::Add);
+        Ok(())
+    }
+
+    fn add_low_rank(
+        &mut self,
+        sum: &mut Rows,
+        rows: &Rows,
+        adapted: &[Adapted<'_, LowRank>],
+    ) -> Result<(), ModelError> {
+        let each = adapted.iter();
+        let adapted: Vec<_> =
+            each.map(|one| kernels::Adapted { rows: one.rows, low_rank: one.low_rank }).collect();
+        let outputs = sum.width;
+        self.cpu.add_low_rank(rows.values(), sum.values_mut(), outputs, &adapted);
         Ok(())
     }
 

@@ -1,11 +1,15 @@
 //! libtorch's own operators, on any device: CUDA, and CPUs that our kernels have no vector form for. On the CPU it is also
 //! the reference that tests hold our kernels to.
 
-use std::ops::Range;
+use std::{ops::Range, sync::PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::{Backend, Shape, step};
+use super::{
+    Adapted, Backend, Shape,
+    lowrank::{Dense, ForLibtorch},
+    step,
+};
 use crate::model::{
     Batch, ModelError,
     torch::{LoadError, rope::Rotations},
@@ -210,6 +214,8 @@ impl Backend for Libtorch {
     type Norm = Norm;
     type HeadNorms = HeadNorms;
     type Cache = Cache;
+    type LowRank = Dense;
+    type Maker = ForLibtorch;
     type Plan<'a> = Plan;
 
     fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
@@ -223,6 +229,10 @@ impl Backend for Libtorch {
 
     fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
         Ok(HeadNorms { query: self.norm_weight(query, epsilon)?, key: self.norm_weight(key, epsilon)? })
+    }
+
+    fn low_rank_maker(&self) -> ForLibtorch {
+        ForLibtorch { device: self.device, kind: self.kind }
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
@@ -256,6 +266,26 @@ impl Backend for Libtorch {
     fn add_product(&mut self, sum: &mut Tensor, rows: &Tensor, matrix: &Matrix) -> Result<(), ModelError> {
         let product = self.product(rows, matrix)?;
         sum.f_add_(&product).map(drop).map_err(step)
+    }
+
+    fn add_low_rank(
+        &mut self,
+        sum: &mut Tensor,
+        rows: &Tensor,
+        adapted: &[Adapted<'_, Dense>],
+    ) -> Result<(), ModelError> {
+        for Adapted { rows: indices, low_rank } in adapted {
+            let factors = low_rank.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
+            let mut add = || -> Result<(), TchError> {
+                let indices = self.integers(&indices)?;
+                let small = rows.f_index_select(0, &indices)?.f_linear(&factors.down, None::<&Tensor>)?;
+                let added = small.f_linear(&factors.up, None::<&Tensor>)?;
+                sum.f_index_add_(0, &indices, &added).map(drop)
+            };
+            add().map_err(step)?;
+        }
+        Ok(())
     }
 
     fn swiglu(&mut self, gate_up: &Tensor) -> Result<Tensor, ModelError> {

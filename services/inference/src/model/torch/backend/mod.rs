@@ -2,11 +2,13 @@
 
 mod kernels;
 mod libtorch;
+mod lowrank;
 
 use tch::Tensor;
 
 pub(super) use kernels::Kernels;
 pub(super) use libtorch::Libtorch;
+pub(super) use lowrank::{FactorTensors, LowRankMaker, Width};
 
 use super::{LoadError, rope::Rotations};
 use crate::model::{Batch, ModelError};
@@ -26,6 +28,15 @@ pub(super) struct Shape {
     pub(super) block_size: usize,
 }
 
+/// Some rows of a step, and what an adapter adds to them.
+#[derive(Debug)]
+pub(super) struct Adapted<'a, T> {
+    /// Ascending; no row is in two.
+    pub(super) rows: &'a [usize],
+    /// What is added.
+    pub(super) low_rank: &'a T,
+}
+
 /// The operations that a decoder is made of. Rows are activations, one for each token of the step.
 pub(super) trait Backend {
     /// Activations, `[rows, width]`.
@@ -38,6 +49,10 @@ pub(super) trait Backend {
     type HeadNorms;
     /// Keys and values of one layer.
     type Cache;
+    /// What an adapter adds to one matrix.
+    type LowRank: Send + Sync + std::fmt::Debug + 'static;
+    /// Makes that, on any thread.
+    type Maker: LowRankMaker<LowRank = Self::LowRank>;
     /// What attention needs to know of a step: made once, used by every layer.
     type Plan<'a>;
 
@@ -47,6 +62,9 @@ pub(super) trait Backend {
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Self::Norm, LoadError>;
     /// Prepares the norms of heads.
     fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<Self::HeadNorms, LoadError>;
+
+    /// What brings adapters into this backend's form.
+    fn low_rank_maker(&self) -> Self::Maker;
 
     /// Bytes of one token's keys and values in one layer.
     fn kv_bytes(&self, shape: &Shape) -> usize;
@@ -72,6 +90,13 @@ pub(super) trait Backend {
         sum: &mut Self::Rows,
         rows: &Self::Rows,
         matrix: &Self::Matrix,
+    ) -> Result<(), ModelError>;
+    /// Adds to the rows of `sum` that have an adapter what it makes of the same rows of `rows`. Others stay as they are.
+    fn add_low_rank(
+        &mut self,
+        sum: &mut Self::Rows,
+        rows: &Self::Rows,
+        adapted: &[Adapted<'_, Self::LowRank>],
     ) -> Result<(), ModelError>;
     /// `silu(gate) * up` of rows `[gate, up]`.
     fn swiglu(&mut self, gate_up: &Self::Rows) -> Result<Self::Rows, ModelError>;

@@ -12,6 +12,7 @@ use crate::{
         Model, ModelInfo,
         torch::{
             DtypeChoice, LoadError, TorchConfig,
+            adapter::Widths,
             backend::{Backend, Kernels, Libtorch, Shape},
             config::{Generation, ModelConfig},
             device,
@@ -110,6 +111,13 @@ impl<'a> Source<'a> {
             block_size: 0,
         };
         let kv_bytes = backend.kv_bytes(&shape) * self.model.layers;
+        let widths = Widths {
+            layers: self.model.layers,
+            hidden: self.model.hidden,
+            intermediate: self.model.intermediate,
+            queries: self.model.heads * self.model.head_dim,
+            keys: self.model.kv_heads * self.model.head_dim,
+        };
         let rope = self.model.rope.clone();
         let frequencies = (!rope.depends_on_length()).then(|| rope.frequencies(0));
         let info = self.info(kv_bytes)?;
@@ -117,6 +125,7 @@ impl<'a> Source<'a> {
             backend,
             info,
             shape,
+            widths,
             rope,
             frequencies,
             embedding,

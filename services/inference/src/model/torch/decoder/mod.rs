@@ -7,12 +7,15 @@ mod load;
 pub(super) use load::Source;
 pub(super) use load::load;
 
+use std::sync::Arc;
+
 use super::{
+    adapter::{Groups, Loader, Site, Widths},
     backend::{Backend, Shape},
     rope::{Rope, Rotations},
 };
 use crate::{
-    model::{Batch, Model, ModelError, ModelInfo, StepOutput, Wanted},
+    model::{AdapterLoader, Batch, Model, ModelError, ModelInfo, StepOutput, Wanted},
     sampler::{Logprobs, SamplingError, Scorer},
 };
 
@@ -24,6 +27,7 @@ struct Decoder<B: Backend> {
     backend: B,
     info: ModelInfo,
     shape: Shape,
+    widths: Widths,
     rope: Rope,
     /// Where the rotation does not depend on the sequence, its angles.
     frequencies: Option<Vec<f32>>,
@@ -55,6 +59,10 @@ impl<B: Backend> Model for Decoder<B> {
         &self.info
     }
 
+    fn adapter_loader(&self) -> Option<Arc<dyn AdapterLoader>> {
+        Some(Arc::new(Loader { maker: self.backend.low_rank_maker(), widths: self.widths }))
+    }
+
     fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError> {
         if blocks == 0 || block_size == 0 {
             return Err(ModelError::Step(format!(
@@ -75,7 +83,8 @@ impl<B: Backend> Model for Decoder<B> {
         if batch.token_ids.is_empty() {
             return Ok(StepOutput::default());
         }
-        let hidden = self.hidden(batch)?;
+        let groups = Groups::of(batch)?;
+        let hidden = self.hidden(batch, &groups)?;
         Ok(StepOutput {
             logits: self.logits(&hidden, batch)?,
             hidden_sums: self.hidden_sums(&hidden, batch)?,
@@ -86,20 +95,24 @@ impl<B: Backend> Model for Decoder<B> {
 
 impl<B: Backend> Decoder<B> {
     /// The rows after the last layer, before the final norm.
-    fn hidden(&mut self, batch: &Batch) -> Result<B::Rows, ModelError> {
+    fn hidden(&mut self, batch: &Batch, groups: &Groups<'_, B::LowRank>) -> Result<B::Rows, ModelError> {
         let rotations = self.rotations(batch);
         let plan = self.backend.plan(&self.shape, batch, rotations)?;
         let backend = &mut self.backend;
         let mut hidden = backend.embed(&self.embedding, &batch.token_ids)?;
-        for (layer, cache) in self.layers.iter().zip(&mut self.caches) {
+        for (index, (layer, cache)) in self.layers.iter().zip(&mut self.caches).enumerate() {
             let normed = backend.norm(&hidden, &layer.attention_norm)?;
-            let qkv = backend.product(&normed, &layer.qkv)?;
+            let mut qkv = backend.product(&normed, &layer.qkv)?;
+            groups.add(backend, (index, Site::Qkv), &mut qkv, &normed)?;
             let attended = backend.attention(qkv, layer.head_norms.as_ref(), cache, &plan)?;
             backend.add_product(&mut hidden, &attended, &layer.output)?;
+            groups.add(backend, (index, Site::Output), &mut hidden, &attended)?;
             let normed = backend.norm(&hidden, &layer.mlp_norm)?;
-            let gate_up = backend.product(&normed, &layer.gate_up)?;
+            let mut gate_up = backend.product(&normed, &layer.gate_up)?;
+            groups.add(backend, (index, Site::GateUp), &mut gate_up, &normed)?;
             let activated = backend.swiglu(&gate_up)?;
             backend.add_product(&mut hidden, &activated, &layer.down)?;
+            groups.add(backend, (index, Site::Down), &mut hidden, &activated)?;
         }
         Ok(hidden)
     }

@@ -1,7 +1,7 @@
 //! A small stand-in for the engine: block tables and steps.
 
 use crate::{
-    model::{Batch, BlockId, Model, ScoredRow, SequenceRows, StepOutput, Wanted},
+    model::{AdapterWeights, Batch, BlockId, Model, ScoredRow, SequenceRows, StepOutput, Wanted},
     sampler::Logprobs,
 };
 
@@ -22,11 +22,12 @@ pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
     cached: usize,
     blocks: Vec<BlockId>,
+    pub(super) adapter: Option<AdapterWeights>,
 }
 
 impl Sequence {
     pub(super) fn new(prompt: &[u32]) -> Self {
-        Self { tokens: prompt.to_vec(), cached: 0, blocks: Vec::new() }
+        Self { tokens: prompt.to_vec(), cached: 0, blocks: Vec::new(), adapter: None }
     }
 
     fn left(&self) -> usize {
@@ -61,6 +62,7 @@ impl Driver {
                 rows: first..batch.token_ids.len(),
                 blocks: sequence.blocks.clone(),
                 context_len: to,
+                adapter: sequence.adapter.clone(),
                 output: *output,
             });
             sequence.cached = to;
@@ -110,7 +112,11 @@ impl Driver {
 
     /// `count` greedy tokens after the prompt.
     pub(super) fn greedy(&mut self, prompt: &[u32], count: usize, chunk: usize) -> Vec<u32> {
-        let mut sequence = Sequence::new(prompt);
+        self.greedy_from(Sequence::new(prompt), count, chunk)
+    }
+
+    /// `count` greedy tokens after a sequence's own.
+    pub(super) fn greedy_from(&mut self, mut sequence: Sequence, count: usize, chunk: usize) -> Vec<u32> {
         let mut logits = self.prefill(&mut sequence, chunk);
         let mut answer = vec![self.choose(&logits)];
         while answer.len() < count {

@@ -1,5 +1,6 @@
 //! Whole models against the outputs that transformers gave (tests/golden).
 
+mod adapters;
 mod driver;
 mod folders;
 mod golden;

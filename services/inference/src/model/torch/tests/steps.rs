@@ -12,8 +12,13 @@ fn model() -> Box<dyn Model> {
 
 /// A prefill of three tokens in blocks of two.
 fn batch() -> Batch {
-    let sequence =
-        SequenceRows { rows: 0..3, blocks: vec![1, 0], context_len: 3, output: Wanted::LastLogits };
+    let sequence = SequenceRows {
+        rows: 0..3,
+        blocks: vec![1, 0],
+        context_len: 3,
+        adapter: None,
+        output: Wanted::LastLogits,
+    };
     Batch {
         token_ids: vec![5, 6, 7],
         positions: vec![0, 1, 2],
