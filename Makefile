@@ -34,6 +34,9 @@ bench: setup build bench-peers ## Weft beside its peers on this machine, in one 
 bench-peers: ## fetch and build the peers of `make bench`
 	$(SETUP) peers
 
+bench-structured: setup build clients ## 1,000 structured answers: all valid, and what they cost beside free text
+	.weft/venv-clients/bin/python tests/bench/structured.py --full
+
 ## Build it
 
 setup: ## fetch libtorch and the default model
@@ -91,5 +94,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	-[ ! -x $(WEFT) ] || $(WEFT) down
 	cargo clean
 
-.PHONY: help up down status bench bench-peers setup build libtorch model jaeger clients \
+.PHONY: help up down status bench bench-peers bench-structured setup build libtorch model jaeger clients \
 	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

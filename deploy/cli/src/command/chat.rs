@@ -1,8 +1,9 @@
 //! `weft chat`: talk to the model.
 
 use std::{
+    fs,
     io::{self, IsTerminal as _, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -53,6 +54,9 @@ pub(crate) struct Args {
     /// A text that ends the answer; may be repeated
     #[arg(long)]
     stop: Vec<String>,
+    /// A file with a JSON schema that every answer holds to
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
     /// How long an answer may take
     #[arg(long, value_parser = duration, default_value = "120s")]
     timeout: Duration,
@@ -98,6 +102,7 @@ pub(crate) async fn run(ui: &Ui, place: &Place, args: Args) -> anyhow::Result<Ex
             max_tokens: args.max_tokens,
             stop: args.stop,
             ignore_eos: false,
+            json_schema: args.json_schema.as_deref().map(schema).transpose()?,
         },
         timeout: args.timeout,
         turns: system.into_iter().collect(),
@@ -106,6 +111,11 @@ pub(crate) async fn run(ui: &Ui, place: &Place, args: Args) -> anyhow::Result<Ex
         Some(prompt) => conversation.once(prompt, &address, place).await,
         None => conversation.go_on(&address).await,
     }
+}
+
+/// The text of a schema's file. What is wrong with the schema itself is for the gateway to say.
+fn schema(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("--json-schema {} cannot be read", file.display()))
 }
 
 /// What to ask once: the option, else standard input if it is not a terminal.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::{Stream, StreamExt as _};
 use tonic::transport::Channel;
 use weft_proto::{
-    common::v1::{ChatMessage, FinishReason, Role},
+    common::v1::{ChatMessage, Constraint, FinishReason, Role, constraint::Form},
     gateway::v1::{
         ChatRequest, CompleteRequest, Finished, GenerationOptions, chat_response, complete_response,
         gateway_service_client::GatewayServiceClient,
@@ -120,6 +120,7 @@ fn options(generation: &Generation) -> GenerationOptions {
         sampling: Some(generation.sampling()),
         stop: Some(generation.conditions()),
         stop_strings: generation.stop.clone(),
+        constraint: generation.json_schema.clone().map(|text| Constraint { form: Some(Form::JsonSchema(text)) }),
         ..GenerationOptions::default()
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Generation {
     pub(crate) ignore_eos: bool,
     /// Texts that end the generation.
     pub(crate) stop: Vec<String>,
+    /// The JSON schema that the answer holds to.
+    pub(crate) json_schema: Option<String>,
 }
 
 impl Generation {
