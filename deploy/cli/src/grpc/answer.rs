@@ -120,7 +120,10 @@ fn options(generation: &Generation) -> GenerationOptions {
         sampling: Some(generation.sampling()),
         stop: Some(generation.conditions()),
         stop_strings: generation.stop.clone(),
-        constraint: generation.json_schema.clone().map(|text| Constraint { form: Some(Form::JsonSchema(text)) }),
+        constraint: generation
+            .json_schema
+            .clone()
+            .map(|text| Constraint { form: Some(Form::JsonSchema(text)) }),
         ..GenerationOptions::default()
     }
 }
