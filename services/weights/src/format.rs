@@ -1,0 +1,112 @@
+//! The formats of quantized weights, by name.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// How a matrix `[outputs, inputs]` is held in fewer bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Format {
+    /// A byte a weight and a scale an output: `weight = code * scale`, codes from -127 to 127.
+    Int8,
+    /// Half a byte a weight, a scale and a least value a group of inputs: `weight = code * scale + min`, codes from 0 to 15.
+    Int4(Group),
+}
+
+/// How many inputs in a row share a scale and a least value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// 5 bits a weight, scales included.
+    G32,
+    /// 4.5 bits a weight.
+    G64,
+    /// 4.25 bits a weight.
+    G128,
+}
+
+impl Format {
+    /// All of them, the closest to the original first.
+    pub const ALL: [Self; 4] =
+        [Self::Int8, Self::Int4(Group::G32), Self::Int4(Group::G64), Self::Int4(Group::G128)];
+
+    /// The name: `int8`, `int4-g32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int4(Group::G32) => "int4-g32",
+            Self::Int4(Group::G64) => "int4-g64",
+            Self::Int4(Group::G128) => "int4-g128",
+        }
+    }
+
+    /// The relative error of a matrix above which its use is warned of: about twice what weights that are spread normally
+    /// have, and far above what models inside the quality gate have.
+    pub const fn doubtful_error(self) -> f64 {
+        match self {
+            Self::Int8 => 0.02,
+            Self::Int4(_) => 0.15,
+        }
+    }
+}
+
+impl Group {
+    /// All of them, the largest first.
+    pub const ALL: [Self; 3] = [Self::G128, Self::G64, Self::G32];
+
+    /// Inputs of a group.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::G32 => 32,
+            Self::G64 => 64,
+            Self::G128 => 128,
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// A name that no format has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no format {0:?}; there are int8, int4-g32, int4-g64 and int4-g128")]
+pub struct UnknownFormat(String);
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        Self::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| UnknownFormat(name.into()))
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = UnknownFormat;
+
+    fn try_from(name: String) -> Result<Self, UnknownFormat> {
+        name.parse()
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.name().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_is_found_by_its_name() {
+        for format in Format::ALL {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        let error = "int4".parse::<Format>().unwrap_err().to_string();
+        assert_eq!(error, "there is no format \"int4\"; there are int8, int4-g32, int4-g64 and int4-g128");
+    }
+}
