@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty, positive};
+use weft_weights::Format;
 
 use crate::scheduler::StepLimits;
 
@@ -65,6 +66,8 @@ pub struct ModelConfig {
     pub folder: PathBuf,
     /// `dtype`: the type of weights and cache in memory.
     pub dtype: Dtype,
+    /// `weights`: the format that matrices are quantized to while they are loaded; as the folder holds them where unset.
+    pub weights: Option<Format>,
     /// `device`: where it runs.
     pub device: Device,
     /// `threads`: CPU threads of a step; 0 for one per core.
@@ -212,10 +215,13 @@ impl FromConfig for Config {
 impl FromConfig for ModelConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
         let dtypes = [("auto", Dtype::Auto), ("f32", Dtype::F32), ("bf16", Dtype::BF16), ("f16", Dtype::F16)];
+        let formats = Format::ALL.map(|format| (format.name(), Some(format)));
+        let weights: Vec<_> = [("auto", None)].into_iter().chain(formats).collect();
         Self {
             id: section.optional("id", not_empty()),
             folder: section.required("folder", a_path()),
             dtype: section.choice("dtype", Dtype::Auto, &dtypes),
+            weights: section.choice("weights", None, &weights),
             device: section.value("device", Device::Auto, any()),
             threads: section.value("threads", 0, between(0, 1024)),
         }
@@ -383,12 +389,13 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let text = problems(
-            "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\n[kv_cache]\nblock_size = 24\nmemory = \"lots\"\n\
+            "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\nweights = \"int4\"\n[kv_cache]\nblock_size = 24\nmemory = \"lots\"\n\
              [scheduler]\nmax_batched_tokens = 16\n",
         );
         for path in [
             "model.device",
             "model.dtype",
+            "model.weights",
             "kv_cache.block_size",
             "kv_cache.memory",
             "scheduler.max_batched_tokens",

@@ -158,6 +158,7 @@ fn load(config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
             Dtype::BF16 => DtypeChoice::BF16,
             Dtype::F16 => DtypeChoice::F16,
         },
+        weights: config.weights,
         device: match config.device {
             Device::Auto => DeviceChoice::Auto,
             Device::Cpu => DeviceChoice::Cpu,

@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    Entry, Format, MANIFEST, Manifest, QuantizedMatrix, Recipe, Store, WeightsError,
-    quantize::Plain,
+    Entry, Format, MANIFEST, Manifest, Recipe, Store, WeightsError,
     store::{SINGLE, read_json},
     writer::{Outline, Writer},
 };
@@ -178,13 +177,14 @@ impl Quantizer<'_> {
         let mut errors = Errors::default();
         for name in self.store.names() {
             progress(Progress { done, total });
-            if format_of(self.recipe, self.store, name).is_some() {
-                let (matrix, entry) = self.recipe.quantize(self.store, name, self.threads)?;
+            let (dtype, shape) = described(self.store, name);
+            if let (Some(_), &[outputs, inputs]) = (self.recipe.format_of(name, shape), shape) {
+                let (matrix, entry) =
+                    self.recipe.quantize(self.store, name, [outputs, inputs], self.threads)?;
                 writer.write_quantized(&matrix).map_err(at(file))?;
                 errors.add(&entry);
                 manifest.tensors.insert(name.into(), entry);
             } else {
-                let (dtype, shape) = described(self.store, name);
                 let (_, bytes) = self.store.read(name, shape, &[dtype])?;
                 writer.write(&bytes).map_err(at(file))?;
             }
@@ -205,41 +205,6 @@ impl Quantizer<'_> {
             }
         }
         outline
-    }
-}
-
-impl Recipe {
-    /// Reads a tensor of plain weights and quantizes it; its name and shape are of those that the recipe has a format for.
-    ///
-    /// # Errors
-    /// It cannot be read, or has no form in its format.
-    pub fn quantize(
-        self,
-        store: &Store,
-        name: &str,
-        threads: usize,
-    ) -> Result<(QuantizedMatrix, Entry), WeightsError> {
-        let (_, shape) = described(store, name);
-        let (Some(format), &[outputs, inputs]) = (self.format_of(name, shape), shape) else {
-            return Err(WeightsError::MissingTensor { file: store.listing().into(), tensor: name.into() });
-        };
-        let values = store.floats(name, shape)?;
-        let importance = importance(store, name, inputs)?;
-        let plain = Plain { values: &values, inputs, importance: &importance };
-        let unfit =
-            |reason| WeightsError::Unfit { file: store.file_of(name).into(), tensor: name.into(), reason };
-        let matrix = plain.quantize(format, threads).map_err(unfit)?;
-        let relative_error = matrix.relative_error(&values);
-        Ok((matrix, Entry { format, shape: [outputs, inputs], relative_error }))
-    }
-}
-
-/// How much an error in each column of a matrix weighs.
-fn importance(store: &Store, name: &str, inputs: usize) -> Result<Vec<f32>, WeightsError> {
-    let norm = Recipe::norm_before(name).filter(|norm| store.describe(norm).is_some());
-    match norm {
-        Some(norm) => Ok(store.floats(&norm, &[inputs])?.into_iter().map(|weight| weight * weight).collect()),
-        None => Ok(vec![1.0; inputs]),
     }
 }
 

@@ -40,6 +40,24 @@ impl Format {
         }
     }
 
+    /// The name of a tensor's scales: F32 `[outputs]` for int8, F16 `[outputs, inputs / group]` for int4.
+    pub(crate) fn scale_of(name: &str) -> String {
+        format!("{name}_scale")
+    }
+
+    /// The name of a tensor's least values, which int4 has: F16 `[outputs, inputs / group]`.
+    pub(crate) fn min_of(name: &str) -> String {
+        format!("{name}_min")
+    }
+
+    /// The names of all parts that a tensor has in a file: its codes have its own name.
+    pub fn parts_of(self, name: &str) -> Vec<String> {
+        match self {
+            Self::Int8 => vec![name.into(), Self::scale_of(name)],
+            Self::Int4(_) => vec![name.into(), Self::scale_of(name), Self::min_of(name)],
+        }
+    }
+
     /// The relative error of a matrix above which its use is warned of: about twice what weights that are spread normally
     /// have, and far above what models inside the quality gate have.
     pub const fn doubtful_error(self) -> f64 {

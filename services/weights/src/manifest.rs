@@ -99,9 +99,8 @@ impl Manifest {
 
     /// The tensors that are so far from what they were made from that the model's answers are in doubt, the worst first.
     pub fn doubtful(&self) -> Vec<(&str, &Entry)> {
-        let doubtful = |(_, entry): &(&String, &Entry)| entry.relative_error > entry.format.doubtful_error();
-        let mut found: Vec<_> =
-            self.tensors.iter().filter(doubtful).map(|(name, entry)| (name.as_str(), entry)).collect();
+        let doubtful = self.tensors.iter().filter(|(_, entry)| entry.is_doubtful());
+        let mut found: Vec<_> = doubtful.map(|(name, entry)| (name.as_str(), entry)).collect();
         found.sort_by(|a, b| b.1.relative_error.total_cmp(&a.1.relative_error));
         found
     }
@@ -113,11 +112,28 @@ impl Manifest {
 }
 
 impl Entry {
+    /// Whether it is so far from the tensor it was made from that the model's answers are in doubt.
+    pub fn is_doubtful(&self) -> bool {
+        self.relative_error > self.format.doubtful_error()
+    }
+
     /// Reads the tensor `name`.
     ///
     /// # Errors
-    /// One of its parts is missing, or has another shape or type than the entry says.
-    pub fn read(&self, store: &Store, name: &str) -> Result<QuantizedMatrix, WeightsError> {
+    /// The entry has another shape than `shape`; one of its parts is missing, or has another shape or type than the entry
+    /// says.
+    pub fn read(
+        &self,
+        store: &Store,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Result<QuantizedMatrix, WeightsError> {
+        if self.shape != shape {
+            let file = store.listing().with_file_name(MANIFEST);
+            let (key, value) = (format!("tensors.{name}.shape"), format!("{:?}", self.shape));
+            let rule = format!("must be {shape:?}, as config.json says");
+            return Err(WeightsError::Manifest { file, key, value, rule });
+        }
         let [outputs, inputs] = self.shape;
         let codes = match self.format {
             Format::Int8 => Codes::Int8 {
@@ -125,7 +141,7 @@ impl Entry {
                     .into_iter()
                     .map(u8::cast_signed)
                     .collect(),
-                scales: singles(&bytes(store, &scale_name(name), Dtype::F32, &[outputs])?).collect(),
+                scales: singles(&bytes(store, &Format::scale_of(name), Dtype::F32, &[outputs])?).collect(),
             },
             Format::Int4(group) => read_int4(store, name, self.shape, group)?,
         };
@@ -141,30 +157,12 @@ fn read_int4(store: &Store, name: &str, shape: [usize; 2], group: Group) -> Resu
     };
     Ok(Codes::Int4 {
         codes: bytes(store, name, Dtype::U8, &[outputs, inputs / 2])?,
-        scales: by_group(&scale_name(name))?,
-        mins: by_group(&min_name(name))?,
+        scales: by_group(&Format::scale_of(name))?,
+        mins: by_group(&Format::min_of(name))?,
         group,
     })
 }
 
 fn bytes(store: &Store, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>, WeightsError> {
     store.read(name, shape, &[dtype]).map(|(_, bytes)| bytes)
-}
-
-/// The name of a tensor's scales: F32 `[outputs]` for int8, F16 `[outputs, inputs / group]` for int4.
-pub(crate) fn scale_name(name: &str) -> String {
-    format!("{name}_scale")
-}
-
-/// The name of a tensor's least values, which int4 has: F16 `[outputs, inputs / group]`.
-pub(crate) fn min_name(name: &str) -> String {
-    format!("{name}_min")
-}
-
-/// All names that a quantized tensor has in a file, its own first.
-pub(crate) fn part_names(name: &str, format: Format) -> Vec<String> {
-    match format {
-        Format::Int8 => vec![name.into(), scale_name(name)],
-        Format::Int4(_) => vec![name.into(), scale_name(name), min_name(name)],
-    }
 }

@@ -3,7 +3,7 @@
 //! Names are those of the Llama family. Norms and biases stay as they are: they are few, and everything passes through them.
 //! With int4 the embedding and the head get int8: an error in the head shifts all logits of all tokens.
 
-use crate::{Format, Group};
+use crate::{Entry, Format, Group, QuantizedMatrix, Store, WeightsError, quantize::Plain};
 
 /// The projections of a layer.
 const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -44,6 +44,28 @@ impl Recipe {
         }
     }
 
+    /// Reads a matrix of plain weights and quantizes it. One that this recipe has no format for gets the format itself.
+    ///
+    /// # Errors
+    /// It cannot be read, or has no form in its format.
+    pub fn quantize(
+        self,
+        store: &Store,
+        name: &str,
+        shape: [usize; 2],
+        threads: usize,
+    ) -> Result<(QuantizedMatrix, Entry), WeightsError> {
+        let format = self.format_of(name, &shape).unwrap_or(self.format);
+        let values = store.floats(name, &shape)?;
+        let importance = importance(store, name, shape[1])?;
+        let plain = Plain { values: &values, inputs: shape[1], importance: &importance };
+        let unfit =
+            |reason| WeightsError::Unfit { file: store.file_of(name).into(), tensor: name.into(), reason };
+        let matrix = plain.quantize(format, threads).map_err(unfit)?;
+        let relative_error = matrix.relative_error(&values);
+        Ok((matrix, Entry { format, shape, relative_error }))
+    }
+
     /// The norm whose weights scale what a matrix takes, where there is one: the square of each is a fair guess at how much
     /// an error in that column weighs.
     pub(crate) fn norm_before(name: &str) -> Option<String> {
@@ -58,6 +80,15 @@ impl Recipe {
             }
             _ => None,
         }
+    }
+}
+
+/// How much an error in each column of a matrix weighs.
+fn importance(store: &Store, name: &str, inputs: usize) -> Result<Vec<f32>, WeightsError> {
+    let norm = Recipe::norm_before(name).filter(|norm| store.describe(norm).is_some());
+    match norm {
+        Some(norm) => Ok(store.floats(&norm, &[inputs])?.into_iter().map(|weight| weight * weight).collect()),
+        None => Ok(vec![1.0; inputs]),
     }
 }
 

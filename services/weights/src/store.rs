@@ -75,6 +75,16 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens one file, of any name.
+    ///
+    /// # Errors
+    /// It is missing, damaged or cut short.
+    pub fn open_file(path: PathBuf) -> Result<Self, WeightsError> {
+        let mut store = Self { listing: path, shards: Vec::new(), tensors: BTreeMap::new() };
+        store.open_single()?;
+        Ok(store)
+    }
+
     fn open_single(&mut self) -> Result<(), WeightsError> {
         let (shard, metadata) = open_shard(&self.listing)?;
         self.shards.push(shard);

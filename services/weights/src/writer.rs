@@ -13,10 +13,7 @@ use safetensors::{
     tensor::{Metadata, TensorInfo},
 };
 
-use crate::{
-    Codes, Format, QuantizedMatrix,
-    manifest::{min_name, part_names, scale_name},
-};
+use crate::{Codes, Format, QuantizedMatrix};
 
 /// A file that is being written.
 #[derive(Debug)]
@@ -47,18 +44,15 @@ impl Outline {
         match format {
             Format::Int8 => {
                 self.plain(name.into(), Dtype::I8, vec![outputs, inputs]);
-                self.plain(scale_name(name), Dtype::F32, vec![outputs]);
+                self.plain(Format::scale_of(name), Dtype::F32, vec![outputs]);
             }
             Format::Int4(group) => {
                 let groups = vec![outputs, inputs / group.size()];
                 self.plain(name.into(), Dtype::U8, vec![outputs, inputs / 2]);
-                self.plain(scale_name(name), Dtype::F16, groups.clone());
-                self.plain(min_name(name), Dtype::F16, groups);
+                self.plain(Format::scale_of(name), Dtype::F16, groups.clone());
+                self.plain(Format::min_of(name), Dtype::F16, groups);
             }
         }
-        debug_assert!(
-            self.tensors.iter().rev().zip(part_names(name, format).iter().rev()).all(|(a, b)| a.0 == *b)
-        );
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod down;
 pub(crate) mod logs;
+pub(crate) mod model;
 pub(crate) mod status;
 pub(crate) mod trace;
 pub(crate) mod up;
@@ -39,6 +40,7 @@ pub(crate) async fn run(ui: &Ui, cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => trace::run(ui, &place, &args).await,
         Command::Bench(args) => bench::run(ui, &place, args).await,
         Command::Logs(args) => logs::run(ui, &place, &args).await,
+        Command::Model(args) => model::run(ui, &args),
     }
 }
 

@@ -80,7 +80,7 @@ pub struct StepOutput {
 pub struct ModelInfo {
     /// `architectures[0]` of its config.json.
     pub architecture: String,
-    /// The type of its weights in memory: `f32`, `bf16` or `f16`.
+    /// The type of its weights in memory: `f32`, `bf16` or `f16`, or their format in fewer bits: `int8`, `int4-g32`.
     pub dtype: String,
     /// Where it runs: `cpu` or `cuda:N`.
     pub device: String,

@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
+use weft_weights::{Format, WeightsError};
+
 /// Why a model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The files of weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
     /// A file is missing or cannot be read.
     #[error("{}: {source}", file.display())]
     Read {
@@ -71,52 +76,6 @@ pub enum LoadError {
         /// Its name.
         tensor: String,
     },
-    /// A safetensors file is damaged.
-    #[error("{}: not a usable safetensors file: {reason}", file.display())]
-    Safetensors {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The index names a file that is not there.
-    #[error("{}: names the shard {shard}, which is not in the folder", index.display())]
-    MissingShard {
-        /// The index file.
-        index: PathBuf,
-        /// The file it names.
-        shard: String,
-    },
-    /// No file of the folder holds the tensor.
-    #[error("{}: tensor {tensor} is missing", file.display())]
-    MissingTensor {
-        /// The weights file, or the index of a sharded model.
-        file: PathBuf,
-        /// Its name.
-        tensor: String,
-    },
-    /// A tensor has another shape than the config says.
-    #[error("{}: tensor {tensor} has shape {found:?}, expected {expected:?}", file.display())]
-    Shape {
-        /// The weights file.
-        file: PathBuf,
-        /// Its name.
-        tensor: String,
-        /// The shape that config.json leads to.
-        expected: Vec<usize>,
-        /// The shape in the file.
-        found: Vec<usize>,
-    },
-    /// A tensor is stored in a type that is not read.
-    #[error("{}: tensor {tensor} is stored as {found}, expected F32, BF16 or F16", file.display())]
-    Dtype {
-        /// The weights file.
-        file: PathBuf,
-        /// Its name.
-        tensor: String,
-        /// The type in the file.
-        found: String,
-    },
     /// A tensor that the architecture does not have: the model would not be computed as it was trained.
     #[error("{}: tensor {tensor} has no place in {architecture}", file.display())]
     UnknownTensor {
@@ -126,6 +85,37 @@ pub enum LoadError {
         tensor: String,
         /// The architecture of config.json.
         architecture: String,
+    },
+    /// The folder is quantized, but not to the format that the configuration asks for.
+    #[error(
+        "{}: the weights are {found}, not {asked}: quantize the folder they were made from, or set model.weights = \"auto\"",
+        file.display()
+    )]
+    OtherFormat {
+        /// The manifest.
+        file: PathBuf,
+        /// The format of the folder.
+        found: Format,
+        /// The format that was asked for.
+        asked: Format,
+    },
+    /// Matrices that are computed as one are in different formats.
+    #[error("{}: tensor {tensor} is not in the format of its layer's others of this kind", file.display())]
+    MixedFormats {
+        /// The weights file.
+        file: PathBuf,
+        /// The tensor that is unlike those before it.
+        tensor: String,
+    },
+    /// Nobody computes with weights of this format on this device.
+    #[error(
+        "{format} weights are not computed on {device} without vector instructions that Weft has kernels for; int8 is"
+    )]
+    NoKernel {
+        /// The format.
+        format: Format,
+        /// The device.
+        device: String,
     },
     /// The device that was asked for cannot be used.
     #[error("device {device} is not available: {reason}")]

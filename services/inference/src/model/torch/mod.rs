@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `config` | config.json and generation_config.json, parsed and checked: what is not known is refused by name |
 //! | `rope` | rotary frequencies: default, linear, dynamic, llama3 |
-//! | `weights` | safetensors, one file or sharded, read tensor by tensor |
+//! | `weights` | the tensors of a folder, each taken once, matrices in fewer bits if so stored or so asked |
 //! | `adapter` | low-rank adapters in PEFT's format, and which rows of a step they belong to |
 //! | `device` | which device, and libtorch's CUDA half loaded at run time |
 //! | `decoder` | the forward pass, written once over a `Backend` |
@@ -27,6 +27,7 @@ mod weights;
 use std::path::PathBuf;
 
 pub use error::LoadError;
+use weft_weights::Format;
 
 use super::Model;
 
@@ -35,8 +36,10 @@ use super::Model;
 pub struct TorchConfig {
     /// An HF folder: config.json, safetensors, and optionally generation_config.json and tokenizer.json.
     pub folder: PathBuf,
-    /// Type of weights and KV cache in memory.
+    /// Type of plain weights and KV cache in memory.
     pub dtype: DtypeChoice,
+    /// The format that matrices are quantized to while they are read; as the folder holds them where there is none.
+    pub weights: Option<Format>,
     /// Where to compute.
     pub device: DeviceChoice,
     /// CPU threads that compute a step, the engine's own included; 0 for one per core.

@@ -1,28 +1,15 @@
-//! Safetensors, one file or sharded: read tensor by tensor, each checked against the shape that config.json leads to.
-//!
-//! Files are read, not mapped: a file that is cut short while it is served is an error, not a signal that ends the process.
+//! The weights of a folder, taken tensor by tensor, each checked against the shape that config.json leads to. Matrices come
+//! as the folder holds them, or in fewer bits where the configuration asks for that.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    os::unix::fs::FileExt,
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
-use safetensors::{
-    Dtype,
-    tensor::{Metadata, TensorInfo},
-};
-use serde::Deserialize;
 use tch::{Kind, Tensor};
+use weft_weights::{Dtype, Entry, Format, MANIFEST, Manifest, QuantizedMatrix, Recipe, Store, WeightsError};
 
-use super::{LoadError, config::read_json};
-
-/// A model in one file.
-const SINGLE: &str = "model.safetensors";
-
-/// Says which shard holds which tensor.
-const INDEX: &str = "model.safetensors.index.json";
+use super::LoadError;
 
 /// Buffers of transformers 4 that are computed here from config.json.
 const IGNORED_SUFFIX: &str = ".rotary_emb.inv_freq";
@@ -30,151 +17,151 @@ const IGNORED_SUFFIX: &str = ".rotary_emb.inv_freq";
 /// The tensors of a folder that nobody has taken yet.
 #[derive(Debug)]
 pub(super) struct Weights {
-    /// The single file, or the index.
-    listing: PathBuf,
-    shards: Vec<Shard>,
-    left: BTreeMap<String, Place>,
-    /// The type that tensors are converted to.
+    store: Store,
+    /// What a quantized folder says of itself.
+    manifest: Option<Manifest>,
+    /// How matrices of plain weights are quantized, and by how many threads.
+    recipe: Option<(Recipe, usize)>,
+    left: BTreeSet<String>,
+    /// The type that plain tensors are converted to.
     kind: Kind,
     taken: u64,
+    /// Quantized matrices that are far from what they were made from.
+    doubtful: Vec<(String, Entry)>,
 }
 
+/// A matrix `[outputs, inputs]`.
 #[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    file: File,
-    /// Where the tensors' bytes begin.
-    data: u64,
-}
-
-#[derive(Debug)]
-struct Place {
-    shard: usize,
-    info: TensorInfo,
-}
-
-#[derive(Debug, Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
+pub(super) enum Weight {
+    /// On the CPU, in the model's type.
+    Plain(Tensor),
+    /// In fewer bits.
+    Quantized(QuantizedMatrix),
 }
 
 impl Weights {
     /// Opens a folder's files and reads their headers. Tensors come as stored until [`Self::convert_to`].
     ///
     /// # Errors
-    /// A file is missing, damaged or cut short.
+    /// A file is missing, damaged or cut short, or the manifest of quantized weights names a tensor that is not there.
     pub(super) fn open(folder: &Path) -> Result<Self, LoadError> {
-        let index = folder.join(INDEX);
-        let single = folder.join(SINGLE);
-        let sharded = !single.exists() && index.exists();
-        let listing = if sharded { index } else { single };
-        let mut weights =
-            Self { listing, shards: Vec::new(), left: BTreeMap::new(), kind: Kind::Float, taken: 0 };
-        if sharded {
-            weights.open_shards(folder)?
-        } else {
-            weights.open_single()?
+        let weights = Self::of(Store::open(folder)?, Manifest::read(folder)?);
+        let mut listed = weights.manifest.iter().flat_map(|manifest| manifest.tensors.keys());
+        match listed.find(|name| !weights.left.contains(*name)) {
+            Some(name) => {
+                let (file, tensor) = (weights.path().into(), name.clone());
+                Err(WeightsError::MissingTensor { file, tensor }.into())
+            }
+            None => Ok(weights),
         }
-        Ok(weights)
     }
 
-    /// Opens one file, of any name.
+    /// Opens one file of plain weights, of any name.
     ///
     /// # Errors
     /// It is missing, damaged or cut short.
     pub(super) fn open_file(path: PathBuf) -> Result<Self, LoadError> {
-        let mut weights =
-            Self { listing: path, shards: Vec::new(), left: BTreeMap::new(), kind: Kind::Float, taken: 0 };
-        weights.open_single()?;
-        Ok(weights)
+        Ok(Self::of(Store::open_file(path)?, None))
+    }
+
+    fn of(store: Store, manifest: Option<Manifest>) -> Self {
+        let left = store.names().map(str::to_owned).collect();
+        let (recipe, doubtful) = (None, Vec::new());
+        Self { store, manifest, recipe, left, kind: Kind::Float, taken: 0, doubtful }
     }
 
     /// The single file, or the index.
     pub(super) fn path(&self) -> &Path {
-        &self.listing
+        self.store.listing()
     }
 
-    fn open_single(&mut self) -> Result<(), LoadError> {
-        let (shard, metadata) = open_shard(&self.listing)?;
-        self.shards.push(shard);
-        for (name, info) in metadata.tensors() {
-            self.left.insert(name, Place { shard: 0, info: info.clone() });
-        }
-        Ok(())
-    }
-
-    fn open_shards(&mut self, folder: &Path) -> Result<(), LoadError> {
-        let index: Index = read_json(&self.listing)?;
-        let mut headers: BTreeMap<String, (usize, Metadata)> = BTreeMap::new();
-        for (tensor, shard) in index.weight_map {
-            if !headers.contains_key(&shard) {
-                let path = self.shard_path(folder, &shard)?;
-                let (opened, metadata) = open_shard(&path)?;
-                headers.insert(shard.clone(), (self.shards.len(), metadata));
-                self.shards.push(opened);
-            }
-            let (shard, metadata) = &headers[&shard];
-            let Some(info) = metadata.info(&tensor) else {
-                return Err(LoadError::MissingTensor { file: self.shards[*shard].path.clone(), tensor });
-            };
-            self.left.insert(tensor, Place { shard: *shard, info: info.clone() });
-        }
-        Ok(())
-    }
-
-    /// Where a shard lies: beside the index, nowhere else.
-    fn shard_path(&self, folder: &Path, shard: &str) -> Result<PathBuf, LoadError> {
-        let is_plain_name = Path::new(shard).file_name().is_some_and(|name| name == shard);
-        let path = folder.join(shard);
-        if is_plain_name && path.is_file() {
-            Ok(path)
-        } else {
-            Err(LoadError::MissingShard { index: self.listing.clone(), shard: shard.into() })
-        }
-    }
-
-    /// The type that `name` is stored in, if it is there and in a type that is read.
+    /// The type that `name` is stored in, if it is there and in a type of plain weights.
     pub(super) fn stored_kind(&self, name: &str) -> Option<Kind> {
-        self.left.get(name).and_then(|place| kind_of(place.info.dtype))
+        self.store.describe(name).and_then(|(dtype, _)| kind_of(dtype))
     }
 
-    /// From now on tensors come in this type.
+    /// From now on plain tensors come in this type.
     pub(super) fn convert_to(&mut self, kind: Kind) {
         self.kind = kind;
     }
 
-    /// Takes a tensor, on the CPU.
+    /// From now on matrices come in this format. A folder that has it already is taken as it is.
+    ///
+    /// # Errors
+    /// The folder's weights are in another format.
+    pub(super) fn quantize_to(&mut self, format: Format, threads: usize) -> Result<(), LoadError> {
+        match &self.manifest {
+            Some(manifest) if manifest.format != format => Err(LoadError::OtherFormat {
+                file: self.store.listing().with_file_name(MANIFEST),
+                found: manifest.format,
+                asked: format,
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.recipe = Some((Recipe::new(format), threads));
+                Ok(())
+            }
+        }
+    }
+
+    /// The format that matrices come in; none where they come as plain weights.
+    pub(super) fn format(&self) -> Option<Format> {
+        let stored = self.manifest.as_ref().map(|manifest| manifest.format);
+        stored.or(self.recipe.map(|(recipe, _)| recipe.format()))
+    }
+
+    /// Takes a tensor of plain weights, on the CPU.
     ///
     /// # Errors
     /// It is missing, has another shape or a type that is not read, or the file cannot be read.
     pub(super) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let missing = || LoadError::MissingTensor { file: self.listing.clone(), tensor: name.into() };
-        let Place { shard, info } = self.left.remove(name).ok_or_else(missing)?;
-        let shard = &self.shards[shard];
-        if info.shape != shape {
-            return Err(LoadError::Shape {
-                file: shard.path.clone(),
-                tensor: name.into(),
-                expected: shape.into(),
-                found: info.shape,
-            });
-        }
-        let Some(kind) = kind_of(info.dtype) else {
-            let found = info.dtype.to_string();
-            return Err(LoadError::Dtype { file: shard.path.clone(), tensor: name.into(), found });
-        };
-        let (from, to) = info.data_offsets;
-        let mut bytes = vec![0; to - from];
-        let read = shard.file.read_exact_at(&mut bytes, shard.data + from as u64);
-        read.map_err(|source| LoadError::Read { file: shard.path.clone(), source })?;
+        let (dtype, bytes) = self.store.read_plain(name, shape)?;
+        self.count(name, shape);
         let size: Vec<i64> = shape.iter().map(|length| *length as i64).collect();
-        self.taken += shape.iter().product::<usize>() as u64;
+        let kind = kind_of(dtype).unwrap_or(Kind::Float);
         Ok(Tensor::f_from_data_size(&bytes, &size, kind)?.f_to_kind(self.kind)?)
     }
 
-    /// Leaves a tensor aside that the model does not need although it has a place for it.
-    pub(super) fn ignore(&mut self, name: &str) {
+    /// Takes a matrix `[outputs, inputs]`, in fewer bits where the folder has it so or the recipe says so.
+    ///
+    /// # Errors
+    /// As [`Self::take`]; its parts do not fit the manifest; it has no form in the format.
+    pub(super) fn take_matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight, LoadError> {
+        let stored = self.manifest.as_ref().and_then(|manifest| manifest.tensors.get(name)).cloned();
+        let (matrix, entry) = match (stored, self.recipe) {
+            (Some(entry), _) => (entry.read(&self.store, name, shape)?, entry),
+            (None, Some((recipe, threads))) if recipe.format_of(name, &shape).is_some() => {
+                recipe.quantize(&self.store, name, shape, threads)?
+            }
+            _ => return self.take(name, &shape).map(Weight::Plain),
+        };
+        for part in entry.format.parts_of(name) {
+            self.left.remove(&part);
+        }
+        self.count(name, &shape);
+        if entry.is_doubtful() {
+            self.doubtful.push((name.into(), entry));
+        }
+        Ok(Weight::Quantized(matrix))
+    }
+
+    fn count(&mut self, name: &str, shape: &[usize]) {
         self.left.remove(name);
+        self.taken += shape.iter().product::<usize>() as u64;
+    }
+
+    /// Leaves a matrix aside that the model does not need although it has a place for it.
+    pub(super) fn ignore(&mut self, name: &str) {
+        for format in Format::ALL {
+            for part in format.parts_of(name) {
+                self.left.remove(&part);
+            }
+        }
+    }
+
+    /// The file that holds a tensor.
+    pub(super) fn file_of(&self, name: &str) -> &Path {
+        self.store.file_of(name)
     }
 
     /// Ends the reading: how many values were taken.
@@ -182,13 +169,29 @@ impl Weights {
     /// # Errors
     /// A tensor is left over: it has no place in `architecture`.
     pub(super) fn finish(self, architecture: &str) -> Result<u64, LoadError> {
-        match self.left.into_iter().find(|(name, _)| !name.ends_with(IGNORED_SUFFIX)) {
+        self.warn();
+        match self.left.iter().find(|name| !name.ends_with(IGNORED_SUFFIX)) {
             None => Ok(self.taken),
-            Some((tensor, place)) => Err(LoadError::UnknownTensor {
-                file: self.shards[place.shard].path.clone(),
-                tensor,
+            Some(tensor) => Err(LoadError::UnknownTensor {
+                file: self.store.file_of(tensor).into(),
+                tensor: tensor.clone(),
                 architecture: architecture.into(),
             }),
+        }
+    }
+
+    /// Says loudly that answers will suffer.
+    fn warn(&self) {
+        let worst = self.doubtful.iter().max_by(|a, b| a.1.relative_error.total_cmp(&b.1.relative_error));
+        if let Some((tensor, entry)) = worst {
+            tracing::warn!(
+                tensors = self.doubtful.len(),
+                worst = tensor,
+                format = entry.format.name(),
+                relative_error = entry.relative_error,
+                bound = entry.format.doubtful_error(),
+                "quantized weights are far from the original: measure the model's quality before it is used"
+            );
         }
     }
 }
@@ -200,33 +203,4 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::F16 => Some(Kind::Half),
         _ => None,
     }
-}
-
-/// Opens a file and reads its header, whose sizes must add up to the file's.
-fn open_shard(path: &Path) -> Result<(Shard, Metadata), LoadError> {
-    /// Length of the header's length.
-    const PREFIX: u64 = 8;
-    let unreadable = |source| LoadError::Read { file: path.into(), source };
-    let damaged = |reason| LoadError::Safetensors { file: path.into(), reason };
-    let file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    if size < PREFIX {
-        return Err(damaged(format!("it has {size} bytes, too few for a header")));
-    }
-    let mut prefix = [0; PREFIX as usize];
-    file.read_exact_at(&mut prefix, 0).map_err(unreadable)?;
-    let header_len = u64::from_le_bytes(prefix);
-    if header_len > size - PREFIX {
-        return Err(damaged(format!("its header should have {header_len} bytes, but the file has {size}")));
-    }
-    let mut header = vec![0; header_len as usize];
-    file.read_exact_at(&mut header, PREFIX).map_err(unreadable)?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
-    let data = PREFIX + header_len;
-    let expected = data + metadata.data_len() as u64;
-    if size != expected {
-        return Err(damaged(format!("it has {size} bytes, but its header describes {expected}")));
-    }
-    Ok((Shard { path: path.into(), file, data }, metadata))
 }

@@ -4,6 +4,7 @@
 use std::{ops::Range, sync::PoisonError};
 
 use tch::{Device, Kind, TchError, Tensor};
+use weft_weights::{Codes, QuantizedMatrix};
 
 use super::{
     Adapted, Backend, Shape,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::model::{
     Batch, ModelError,
-    torch::{LoadError, rope::Rotations},
+    torch::{LoadError, device, rope::Rotations, weights::Weight},
 };
 
 /// Computes with libtorch's operators.
@@ -25,7 +26,10 @@ pub(in crate::model::torch) struct Libtorch {
 /// A linear layer.
 #[derive(Debug)]
 pub(in crate::model::torch) struct Matrix {
+    /// In the model's type; bytes where there are scales.
     weight: Tensor,
+    /// `[outputs]`, in the model's type: of int8 weights.
+    scales: Option<Tensor>,
     bias: Option<Tensor>,
 }
 
@@ -75,6 +79,22 @@ struct View {
     mask: Tensor,
 }
 
+impl Matrix {
+    /// `rows * weight^T + bias`
+    fn multiply(&self, rows: &Tensor) -> Result<Tensor, TchError> {
+        let Some(scales) = &self.scales else { return rows.f_linear(&self.weight, self.bias.as_ref()) };
+        let product = rows.f_internal_weight_int8pack_mm(&self.weight, scales)?;
+        self.bias.as_ref().map_or(Ok(product.shallow_clone()), |bias| product.f_add(bias))
+    }
+
+    /// The weights of some outputs.
+    fn rows(&self, outputs: &Tensor) -> Result<Tensor, TchError> {
+        let rows = self.weight.f_index_select(0, outputs)?;
+        let Some(scales) = &self.scales else { return Ok(rows) };
+        rows.f_to_kind(scales.f_kind()?)?.f_mul(&scales.f_index_select(0, outputs)?.f_unsqueeze(1)?)
+    }
+}
+
 impl Libtorch {
     /// On `device`, with weights and cache in `kind`.
     pub(in crate::model::torch) fn new(device: Device, kind: Kind) -> Self {
@@ -87,6 +107,16 @@ impl Libtorch {
 
     fn placed(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
         tensor.f_to_kind(self.kind)?.f_to_device(self.device)
+    }
+
+    /// Codes and scales of int8 weights.
+    fn int8(&self, matrix: &QuantizedMatrix) -> Result<(Tensor, Option<Tensor>), LoadError> {
+        let Codes::Int8 { values, scales } = &matrix.codes else {
+            return Err(LoadError::NoKernel { format: matrix.format(), device: device::name(self.device) });
+        };
+        let codes = Tensor::f_from_slice(values)?.f_view([matrix.outputs as i64, matrix.inputs as i64])?;
+        let scales = self.placed(&Tensor::f_from_slice(scales)?)?;
+        Ok((codes.f_to_device(self.device)?, Some(scales)))
     }
 
     fn lay_out(&self, shape: &Shape, batch: &Batch, rotations: &Rotations) -> Result<Plan, TchError> {
@@ -218,9 +248,13 @@ impl Backend for Libtorch {
     type Maker = ForLibtorch;
     type Plan<'a> = Plan;
 
-    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
+    fn matrix(&mut self, weight: Weight, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
         let bias = bias.map(|bias| self.placed(bias)).transpose()?;
-        Ok(Matrix { weight: self.placed(weight)?, bias })
+        let (weight, scales) = match weight {
+            Weight::Plain(tensor) => (self.placed(&tensor)?, None),
+            Weight::Quantized(matrix) => self.int8(&matrix)?,
+        };
+        Ok(Matrix { weight, scales, bias })
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
@@ -252,7 +286,7 @@ impl Backend for Libtorch {
 
     fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Tensor, ModelError> {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-        self.integers(&ids).and_then(|ids| table.weight.f_index_select(0, &ids)).map_err(step)
+        self.integers(&ids).and_then(|ids| table.rows(&ids)).map_err(step)
     }
 
     fn norm(&mut self, rows: &Tensor, weights: &Norm) -> Result<Tensor, ModelError> {
@@ -260,7 +294,7 @@ impl Backend for Libtorch {
     }
 
     fn product(&mut self, rows: &Tensor, matrix: &Matrix) -> Result<Tensor, ModelError> {
-        rows.f_linear(&matrix.weight, matrix.bias.as_ref()).map_err(step)
+        matrix.multiply(rows).map_err(step)
     }
 
     fn add_product(&mut self, sum: &mut Tensor, rows: &Tensor, matrix: &Matrix) -> Result<(), ModelError> {

@@ -10,7 +10,7 @@ pub(super) use kernels::Kernels;
 pub(super) use libtorch::Libtorch;
 pub(super) use lowrank::{FactorTensors, LowRankMaker, Width};
 
-use super::{LoadError, rope::Rotations};
+use super::{LoadError, rope::Rotations, weights::Weight};
 use crate::model::{Batch, ModelError};
 
 /// Shape of the cache and of what attention works on.
@@ -57,7 +57,7 @@ pub(super) trait Backend {
     type Plan<'a>;
 
     /// Prepares a weight matrix.
-    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self::Matrix, LoadError>;
+    fn matrix(&mut self, weight: Weight, bias: Option<&Tensor>) -> Result<Self::Matrix, LoadError>;
     /// Prepares a norm.
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Self::Norm, LoadError>;
     /// Prepares the norms of heads.

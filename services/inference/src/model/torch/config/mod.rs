@@ -14,6 +14,8 @@ use serde_json::Value;
 
 pub(super) use generation::Generation;
 
+use weft_weights::MANIFEST;
+
 use super::{DtypeChoice, LoadError, rope::Rope};
 
 /// The architectures that are computed, each a small variation of Llama.
@@ -190,15 +192,7 @@ impl Reader {
 
     /// What would change the computation and is not computed.
     fn refuse_unknown(&self, family: &Family) -> Result<(), LoadError> {
-        if let Some(quantization) = &self.raw.quantization_config {
-            let method =
-                quantization.get("quant_method").and_then(Value::as_str).unwrap_or("(no quant_method)");
-            return Err(self.unsupported(
-                "quantization_config.quant_method",
-                method,
-                "supported: f32, bf16, f16 weights",
-            ));
-        }
+        self.refuse_quantization()?;
         match self.raw.hidden_act.as_deref() {
             None | Some("silu" | "swish") => {}
             Some(other) => return Err(self.unsupported("hidden_act", other, "supported: silu")),
@@ -209,6 +203,20 @@ impl Reader {
             Some(other) => return Err(self.unsupported("partial_rotary_factor", other, "supported: 1.0")),
         }
         self.refuse_windows(family)
+    }
+
+    /// Weft's own quantized folders have a manifest beside config.json, without which their codes mean nothing.
+    fn refuse_quantization(&self) -> Result<(), LoadError> {
+        const KEY: &str = "quantization_config.quant_method";
+        let Some(quantization) = &self.raw.quantization_config else { return Ok(()) };
+        match quantization.get("quant_method").and_then(Value::as_str) {
+            Some("weft") if self.file.with_file_name(MANIFEST).exists() => Ok(()),
+            Some("weft") => Err(self.bad(KEY, "weft", format!("needs the file {MANIFEST} beside it"))),
+            method => {
+                let method = method.unwrap_or("(no quant_method)");
+                Err(self.unsupported(KEY, method, "supported: weft; else f32, bf16, f16 weights"))
+            }
+        }
     }
 
     fn refuse_windows(&self, family: &Family) -> Result<(), LoadError> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
+use weft_weights::{Format, QuantizedMatrix};
 
 use super::{Decoder, Layer};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
             backend::{Backend, Kernels, Libtorch, Shape},
             config::{Generation, ModelConfig},
             device,
-            weights::Weights,
+            weights::{Weight, Weights},
         },
     },
     sampler::Scorer,
@@ -24,6 +25,9 @@ use crate::{
 
 /// Name of the embedding, also the output projection of a tied model.
 const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Name of the last norm.
+const NORM: &str = "model.norm.weight";
 
 /// Loads a folder onto the device and backend that suit it.
 pub(in crate::model::torch) fn load(config: &TorchConfig) -> Result<Box<dyn Model>, LoadError> {
@@ -44,7 +48,11 @@ fn kind(choice: DtypeChoice, model: &ModelConfig, weights: &Weights) -> Kind {
         DtypeChoice::F32 => Kind::Float,
         DtypeChoice::BF16 => Kind::BFloat16,
         DtypeChoice::F16 => Kind::Half,
-        DtypeChoice::Auto => weights.stored_kind(EMBEDDING).unwrap_or(Kind::Float),
+        // Of quantized folders the norms are still plain.
+        DtypeChoice::Auto => {
+            let stored = [EMBEDDING, NORM].into_iter().find_map(|name| weights.stored_kind(name));
+            stored.unwrap_or(Kind::Float)
+        }
     }
 }
 
@@ -70,6 +78,9 @@ impl<'a> Source<'a> {
         let mut weights = Weights::open(&config.folder)?;
         let kind = kind(config.dtype, &model, &weights);
         weights.convert_to(kind);
+        if let Some(format) = config.weights {
+            weights.quantize_to(format, threads)?;
+        }
         Ok(Self { folder: &config.folder, model, weights, kind, device, threads })
     }
 
@@ -91,9 +102,7 @@ impl<'a> Source<'a> {
     /// Reads all weights.
     fn decoder<B: Backend>(mut self, mut backend: B) -> Result<Decoder<B>, LoadError> {
         let (vocabulary, hidden) = (self.model.vocabulary, self.model.hidden);
-        let table = self.weights.take(EMBEDDING, &[vocabulary, hidden])?;
-        let embedding = backend.matrix(&table, None)?;
-        drop(table);
+        let embedding = backend.matrix(self.weights.take_matrix(EMBEDDING, [vocabulary, hidden])?, None)?;
         let layers =
             (0..self.model.layers).map(|index| self.layer(&mut backend, index)).collect::<Result<_, _>>()?;
         let norm = self.norm(&backend, "model.norm")?;
@@ -101,7 +110,7 @@ impl<'a> Source<'a> {
             self.weights.ignore("lm_head.weight");
             None
         } else {
-            Some(backend.matrix(&self.weights.take("lm_head.weight", &[vocabulary, hidden])?, None)?)
+            Some(backend.matrix(self.weights.take_matrix("lm_head.weight", [vocabulary, hidden])?, None)?)
         };
         let shape = Shape {
             heads: self.model.heads,
@@ -168,10 +177,7 @@ impl<'a> Source<'a> {
         inputs: usize,
         biased: bool,
     ) -> Result<B::Matrix, LoadError> {
-        let weights = parts
-            .iter()
-            .map(|(name, outputs)| self.weights.take(&format!("{name}.weight"), &[*outputs, inputs]));
-        let weight = stacked(weights.collect::<Result<_, _>>()?)?;
+        let weight = self.stacked_matrix(parts, inputs)?;
         let bias = if biased {
             let biases =
                 parts.iter().map(|(name, outputs)| self.weights.take(&format!("{name}.bias"), &[*outputs]));
@@ -179,7 +185,37 @@ impl<'a> Source<'a> {
         } else {
             None
         };
-        backend.matrix(&weight, bias.as_ref())
+        backend.matrix(weight, bias.as_ref())
+    }
+
+    /// The weights of several projections, `(name, outputs)` each, one below the other.
+    fn stacked_matrix(&mut self, parts: &[(String, usize)], inputs: usize) -> Result<Weight, LoadError> {
+        let (mut plain, mut quantized): (Vec<Tensor>, Option<QuantizedMatrix>) = (Vec::new(), None);
+        for (name, outputs) in parts {
+            let name = format!("{name}.weight");
+            let fits = match (self.weights.take_matrix(&name, [*outputs, inputs])?, &mut quantized) {
+                (Weight::Plain(tensor), None) => {
+                    plain.push(tensor);
+                    true
+                }
+                (Weight::Quantized(matrix), Some(above)) => above.append(matrix),
+                (Weight::Quantized(matrix), None) => {
+                    quantized = Some(matrix);
+                    plain.is_empty()
+                }
+                (Weight::Plain(_), Some(_)) => false,
+            };
+            if !fits {
+                return Err(LoadError::MixedFormats {
+                    file: self.weights.file_of(&name).into(),
+                    tensor: name,
+                });
+            }
+        }
+        match quantized {
+            Some(matrix) => Ok(Weight::Quantized(matrix)),
+            None => stacked(plain).map(Weight::Plain),
+        }
     }
 
     fn norm<B: Backend>(&mut self, backend: &B, name: &str) -> Result<B::Norm, LoadError> {
@@ -200,12 +236,7 @@ impl<'a> Source<'a> {
     fn info(self, kv_bytes_per_token: usize) -> Result<ModelInfo, LoadError> {
         let generation = Generation::read(self.folder)?;
         Ok(ModelInfo {
-            dtype: match self.kind {
-                Kind::BFloat16 => "bf16",
-                Kind::Half => "f16",
-                _ => "f32",
-            }
-            .into(),
+            dtype: self.weights.format().map_or(float_name(self.kind), Format::name).into(),
             device: device::name(self.device),
             vocabulary_size: self.model.vocabulary,
             context_length: self.model.context,
@@ -221,6 +252,14 @@ impl<'a> Source<'a> {
             keys_depend_on_length: self.model.rope.depends_on_length(),
             kv_bytes_per_token,
         })
+    }
+}
+
+fn float_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BFloat16 => "bf16",
+        Kind::Half => "f16",
+        _ => "f32",
     }
 }
 
