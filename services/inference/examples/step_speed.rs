@@ -32,17 +32,19 @@ const STEPS: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16] [THREADS]")?;
-    let dtype = match arguments.next().as_deref() {
-        None | Some("auto") => DtypeChoice::Auto,
-        Some("f32") => DtypeChoice::F32,
-        Some("bf16") => DtypeChoice::BF16,
-        Some("f16") => DtypeChoice::F16,
-        Some(other) => return Err(format!("{other} is not a type of weights").into()),
+    let folder =
+        arguments.next().ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16|int8|int4-g32|…] [THREADS]")?;
+    let (dtype, weights) = match arguments.next().as_deref() {
+        None | Some("auto") => (DtypeChoice::Auto, None),
+        Some("f32") => (DtypeChoice::F32, None),
+        Some("bf16") => (DtypeChoice::BF16, None),
+        Some("f16") => (DtypeChoice::F16, None),
+        Some(format) => (DtypeChoice::Auto, Some(format.parse()?)),
     };
     let threads = arguments.next().map_or(Ok(0), |threads| threads.parse())?;
     let start = Instant::now();
-    let mut model = load(&TorchConfig { folder: folder.into(), dtype, device: DeviceChoice::Auto, threads })?;
+    let mut model =
+        load(&TorchConfig { folder: folder.into(), dtype, weights, device: DeviceChoice::Auto, threads })?;
     model.allocate_cache(32 * BLOCKS, BLOCK)?;
     let mut out = io::stdout().lock();
     let info = model.info();

@@ -73,10 +73,6 @@ enum Panels {
 
 /// A weight matrix as files hold it: `[outputs, inputs]`, row after row.
 #[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "folders of few bits are not read yet; their reader removes this")
-)]
 pub(crate) enum Weights<'a> {
     /// 32-bit floats.
     F32(&'a [f32]),

@@ -9,7 +9,7 @@ use weft_weights::{Format, WeightsError};
 pub enum LoadError {
     /// The files of weights.
     #[error(transparent)]
-    Weights(#[from] WeightsError),
+    Files(#[from] WeightsError),
     /// A file is missing or cannot be read.
     #[error("{}: {source}", file.display())]
     Read {

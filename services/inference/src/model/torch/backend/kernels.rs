@@ -4,6 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use half::{bf16, f16};
 use tch::{Kind, Tensor};
+use weft_weights::{Codes, QuantizedMatrix};
 
 use super::{Adapted, Backend, Shape, lowrank::ForKernels, step};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     },
     model::{
         Batch, ModelError,
-        torch::{LoadError, rope::Rotations},
+        torch::{LoadError, rope::Rotations, weights::Weight},
     },
 };
 
@@ -88,6 +89,23 @@ impl Kernels {
         Rows { buffer, count, width, spare: Rc::clone(&self.spare) }
     }
 
+    fn plain_matrix(&mut self, weight: &Tensor, bias: Option<Vec<f32>>) -> Result<Matrix, LoadError> {
+        let outputs = weight.size().first().map_or(0, |outputs| *outputs as usize);
+        let arena = &mut self.weights;
+        let matrix = match self.dtype {
+            Dtype::F32 => Matrix::new(Weights::F32(&elements(weight)?), outputs, bias, arena),
+            Dtype::Bf16 => {
+                let values: Vec<bf16> = bits(weight)?.map(bf16::from_bits).collect();
+                Matrix::new(Weights::Bf16(&values), outputs, bias, arena)
+            }
+            Dtype::F16 => {
+                let values: Vec<f16> = bits(weight)?.map(f16::from_bits).collect();
+                Matrix::new(Weights::F16(&values), outputs, bias, arena)
+            }
+        };
+        matrix.map_err(refused)
+    }
+
     fn geometry(shape: &Shape) -> Geometry {
         Geometry {
             heads: shape.heads,
@@ -97,6 +115,24 @@ impl Kernels {
             block_size: shape.block_size,
         }
     }
+}
+
+fn quantized_matrix(
+    matrix: &QuantizedMatrix,
+    bias: Option<Vec<f32>>,
+    arena: &mut Arena,
+) -> Result<Matrix, LoadError> {
+    let widened = |values: &[f16]| values.iter().map(|value| value.to_f32()).collect::<Vec<f32>>();
+    let matrix = match &matrix.codes {
+        Codes::Int8 { values, scales } => {
+            Matrix::new(Weights::Int8 { values, scales }, matrix.outputs, bias, arena)
+        }
+        Codes::Int4 { codes, scales, mins, group } => {
+            let (scales, mins, group) = (&widened(scales), &widened(mins), group.size());
+            Matrix::new(Weights::Int4 { codes, scales, mins, group }, matrix.outputs, bias, arena)
+        }
+    };
+    matrix.map_err(refused)
 }
 
 /// All values of a tensor.
@@ -133,22 +169,12 @@ impl Backend for Kernels {
     type Maker = ForKernels;
     type Plan<'a> = Plan<'a>;
 
-    fn matrix(&mut self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
-        let outputs = weight.size().first().map_or(0, |outputs| *outputs as usize);
+    fn matrix(&mut self, weight: Weight, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
         let bias = bias.map(widened).transpose()?;
-        let arena = &mut self.weights;
-        let matrix = match self.dtype {
-            Dtype::F32 => Matrix::new(Weights::F32(&elements(weight)?), outputs, bias, arena),
-            Dtype::Bf16 => {
-                let values: Vec<bf16> = bits(weight)?.map(bf16::from_bits).collect();
-                Matrix::new(Weights::Bf16(&values), outputs, bias, arena)
-            }
-            Dtype::F16 => {
-                let values: Vec<f16> = bits(weight)?.map(f16::from_bits).collect();
-                Matrix::new(Weights::F16(&values), outputs, bias, arena)
-            }
-        };
-        matrix.map_err(refused)
+        match weight {
+            Weight::Plain(tensor) => self.plain_matrix(&tensor, bias),
+            Weight::Quantized(matrix) => quantized_matrix(&matrix, bias, &mut self.weights),
+        }
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {

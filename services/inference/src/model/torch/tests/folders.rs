@@ -242,7 +242,7 @@ fn a_shard_without_its_tensor_is_named() {
 #[test]
 fn a_gpu_that_is_not_there_is_an_error_and_never_a_cpu() {
     let folder = repository("tests/golden/tiny/llama3-tied");
-    let config = TorchConfig { folder, dtype: DtypeChoice::Auto, device: DeviceChoice::Cuda(63), threads: 1 };
+    let config = TorchConfig { device: DeviceChoice::Cuda(63), ..on_cpu(folder, DtypeChoice::Auto) };
     match load(&config) {
         Ok(_) => panic!("nobody has 64 GPUs"),
         Err(LoadError::Device { device, reason }) => {

@@ -4,6 +4,7 @@ mod adapters;
 mod driver;
 mod folders;
 mod golden;
+mod quantized;
 mod scores;
 mod smollm2;
 mod steps;
@@ -21,7 +22,7 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn on_cpu(folder: PathBuf, dtype: DtypeChoice) -> TorchConfig {
-    TorchConfig { folder, dtype, device: DeviceChoice::Cpu, threads: 2 }
+    TorchConfig { folder, dtype, weights: None, device: DeviceChoice::Cpu, threads: 2 }
 }
 
 /// The model as it is served.
