@@ -37,6 +37,10 @@ bench-peers: ## fetch and build the peers of `make bench`
 bench-structured: setup build clients ## 1,000 structured answers: all valid, and what they cost beside free text
 	.weft/venv-clients/bin/python tests/bench/structured.py --full
 
+quality: setup build ## perplexity of every format of weights on a fixed text, beside bf16 and f32 (minutes)
+	$(SETUP) model-f32 clients text
+	.weft/venv-clients/bin/python tests/quality/perplexity.py
+
 ## Build it
 
 setup: ## fetch libtorch and the default model
@@ -94,5 +98,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	-[ ! -x $(WEFT) ] || $(WEFT) down
 	cargo clean
 
-.PHONY: help up down status bench bench-peers bench-structured setup build libtorch model jaeger clients \
+.PHONY: help up down status bench quality bench-peers bench-structured setup build libtorch model jaeger clients \
 	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

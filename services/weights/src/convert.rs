@@ -3,6 +3,9 @@
 //! The new folder is made under another name beside the target and renamed into place when all of it is on the disk. What a
 //! killed run has left is removed by the next one; a lock on the folder around both keeps two runs apart.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},

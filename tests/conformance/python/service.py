@@ -1,0 +1,83 @@
+"""One service as a process of its own, on ports of its own."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mesh import ROOT, START_LIMIT_S
+
+
+class Service:
+    """A running service; leaving the context stops it."""
+
+    def __init__(self, binaries: Path, name: str, log: Path, **settings: str) -> None:
+        """`settings` override keys of its config, as `model__folder="models/m"`."""
+        self._address = f"127.0.0.1:{free_port()}"
+        self._log = log
+        self._name = name
+        own = {"server__listen": self._address, "server__admin": f"127.0.0.1:{free_port()}"}
+        given = own | {"telemetry__otlp_endpoint": ""} | settings
+        self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
+        self._command = [binaries / f"weft-{name}", "--config", ROOT / "deploy" / "config" / f"{name}.toml"]
+
+    def __enter__(self) -> grpc.Channel:
+        """A channel to the service, which is ready."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=os.environ | self._variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            self._channel = self._connect()
+        except BaseException:
+            self._stop()
+            raise
+        return self._channel
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stops the service."""
+        self._channel.close()
+        self._stop()
+
+    def _connect(self) -> grpc.Channel:
+        """The service listens from its first moment and is healthy when its model is warm."""
+        channel = grpc.insecure_channel(self._address, [("grpc.max_receive_message_length", -1)])
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._is_healthy(channel):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                channel.close()
+                raise RuntimeError(f"{self._name} did not start; its log:\n{self._log.read_text(errors='replace')}")
+            time.sleep(0.05)
+        return channel
+
+    @staticmethod
+    def _is_healthy(channel: grpc.Channel) -> bool:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError:
+            return False
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
