@@ -73,6 +73,7 @@ fn smollm2(config: &Config) -> Result<Box<dyn Model>, BoxError> {
     let torch = TorchConfig {
         folder: config.model.folder.clone(),
         dtype: DtypeChoice::F32,
+        weights: None,
         device: DeviceChoice::Cpu,
         threads: 0,
     };
