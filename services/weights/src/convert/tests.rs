@@ -18,7 +18,8 @@ fn source(place: &Path) -> PathBuf {
         outline.plain(name.into(), Dtype::F32, shape);
     }
     let mut writer = Writer::create(&folder.join(SINGLE), outline).unwrap();
-    let values = |count: u32| (0..count).flat_map(|at| (at as f32 * 0.37).sin().to_le_bytes()).collect::<Vec<u8>>();
+    let values =
+        |count: u32| (0..count).flat_map(|at| (at as f32 * 0.37).sin().to_le_bytes()).collect::<Vec<u8>>();
     for count in [24 * 64, 16 * 64, 64] {
         writer.write(&values(count)).unwrap();
     }
@@ -37,8 +38,7 @@ fn conversion(place: &TempDir, format: Format) -> Conversion {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -53,7 +53,8 @@ fn a_folder_holds_what_its_manifest_says() {
     assert_eq!(manifest.tensors[EMBEDDING].format, Format::Int8);
     assert_eq!(manifest.tensors[UP].format, Format::Int4(Group::G32));
     assert_eq!(manifest.tensors.len(), 2);
-    let (before, after) = (Store::open(&conversion.source).unwrap(), Store::open(&conversion.target).unwrap());
+    let (before, after) =
+        (Store::open(&conversion.source).unwrap(), Store::open(&conversion.target).unwrap());
     for (name, entry) in &manifest.tensors {
         let matrix = entry.read(&after, name, entry.shape).unwrap();
         let values = before.floats(name, &entry.shape).unwrap();
@@ -72,7 +73,10 @@ fn a_folder_names_the_weights_it_was_made_from_and_keeps_what_is_beside_them() {
     assert_eq!(converted.manifest.source[SINGLE], hex::encode(Sha256::digest(&weights)));
     assert_eq!(names(&conversion.target), [CONFIG, SINGLE, "tokenizer.json", MANIFEST]);
     let config: Value = read_json(&conversion.target.join(CONFIG)).unwrap();
-    assert_eq!(config, json!({"hidden_size": 64, "quantization_config": {"quant_method": "weft", "format": "int8"}}));
+    assert_eq!(
+        config,
+        json!({"hidden_size": 64, "quantization_config": {"quant_method": "weft", "format": "int8"}})
+    );
 }
 
 #[test]
@@ -83,7 +87,11 @@ fn the_same_folder_gives_the_same_bytes() {
     first.run(&mut |_| {}).unwrap();
     second.run(&mut |_| {}).unwrap();
     for name in names(&first.target) {
-        assert_eq!(fs::read(first.target.join(&name)).unwrap(), fs::read(second.target.join(&name)).unwrap(), "{name}");
+        assert_eq!(
+            fs::read(first.target.join(&name)).unwrap(),
+            fs::read(second.target.join(&name)).unwrap(),
+            "{name}"
+        );
     }
 }
 
@@ -115,7 +123,10 @@ fn a_failure_leaves_the_target_as_it_was_and_nothing_beside_it() {
     weights[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&file, weights).unwrap();
     let error = conversion.run(&mut |_| {}).unwrap_err().to_string();
-    assert!(error.ends_with(&format!("tensor {UP} has no form in fewer bits: a value is not a finite number")), "{error}");
+    assert!(
+        error.ends_with(&format!("tensor {UP} has no form in fewer bits: a value is not a finite number")),
+        "{error}"
+    );
     assert_eq!(fs::read(conversion.target.join(SINGLE)).unwrap(), before);
     assert_eq!(names(place.path()), ["made", "source"]);
 }
@@ -137,7 +148,9 @@ fn a_quantized_folder_is_not_quantized_again() {
     first.run(&mut |_| {}).unwrap();
     let second = Conversion { source: first.target.clone(), target: place.path().join("again"), ..first };
     let error = second.run(&mut |_| {}).unwrap_err();
-    assert!(error.to_string().ends_with("its weights are int8 already; quantize the folder they were made from"));
+    assert!(
+        error.to_string().ends_with("its weights are int8 already; quantize the folder they were made from")
+    );
     assert!(!second.target.exists());
 }
 
