@@ -94,6 +94,8 @@ pub(crate) struct Options {
     /// How many of the likeliest tokens are reported at each position; `None` reports no log-probabilities at all.
     pub(crate) top_logprobs: Option<u32>,
     pub(crate) priority: Option<i32>,
+    /// Separates prefix caches within the tenant.
+    pub(crate) cache_salt: Option<String>,
     /// The safety policy; `None` means the gateway's default.
     pub(crate) safety_policy: Option<String>,
     /// The adapter that the model goes through; `None` means the base model alone.

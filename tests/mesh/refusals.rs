@@ -55,7 +55,6 @@ async fn what_is_not_served_yet_is_refused_by_name() {
     };
     let cases = [
         ("adapter_id", with(|options| options.adapter_id = Some("mine".to_owned()))),
-        ("cache_salt", with(|options| options.cache_salt = Some("salt".to_owned()))),
         ("`options.n`", with(|options| options.n = Some(2))),
     ];
     for (field, request) in cases {

@@ -17,6 +17,17 @@ impl Tenant {
         (!self.0.is_empty()).then_some(self.0.as_str())
     }
 
+    /// What separates prefix caches on inference: decided by the tenant and by what the caller chose within it. No choice
+    /// of one tenant's gives another's, and nobody without inference's own door can say one.
+    pub(crate) fn cache_salt(&self, chosen: &str) -> String {
+        let mut hash = Sha256::new();
+        // With its length, so that no tenant's end can pass for a choice's beginning.
+        hash.update((self.0.len() as u64).to_le_bytes());
+        hash.update(&self.0);
+        hash.update(chosen);
+        format!("sha256:{}", hex::encode(hash.finalize()))
+    }
+
     /// The tenant of this name. One that is too long for the wire is known by its SHA-256: cut short, two would be one.
     fn named(name: &str) -> Self {
         if name.len() <= LONGEST {
@@ -41,6 +52,25 @@ mod tests {
     #[test]
     fn a_caller_without_a_certificate_belongs_to_the_tenant_without_a_name() {
         assert_eq!(tenant_of(&Request::new(())).name(), None);
+    }
+
+    #[test]
+    fn no_choice_of_one_tenant_gives_the_salt_of_another() {
+        let tenants = ["", "a", "ab", "b", "spiffe://example/app"].map(Tenant::named);
+        let mut salts = std::collections::BTreeSet::new();
+        for tenant in &tenants {
+            for chosen in ["", "a", "b", "ab", "spiffe://example/app"] {
+                let salt = tenant.cache_salt(chosen);
+                assert_eq!(salt, tenant.cache_salt(chosen));
+                assert!(salt.len() <= 128, "inference takes no longer one");
+                salts.insert(salt);
+            }
+        }
+        assert_eq!(salts.len(), 25);
+        assert!(
+            !salts.contains(&tenants[0].cache_salt(salts.first().unwrap())),
+            "a salt that leaked is of no use"
+        );
     }
 
     #[test]

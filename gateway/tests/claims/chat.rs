@@ -93,12 +93,15 @@ async fn options_reach_inference_and_stop_strings_do_not() {
         top_logprobs: Some(2),
         priority: Some(-3),
         stop_strings: vec!["\n".to_owned()],
+        cache_salt: Some("mine".to_owned()),
         ..GenerationOptions::default()
     };
     let asking = front.asking(ask_with("hi", options.clone()));
     let call = front.inference.call().await;
     assert_eq!((&call.request.sampling, &call.request.stop), (&options.sampling, &options.stop));
     assert_eq!((call.request.top_logprobs, call.request.priority), (Some(2), Some(-3)));
+    let salt = call.request.cache_salt.clone().expect("prefix caches are separated by tenant");
+    assert!(!salt.contains("mine") && salt.len() <= 128, "{salt}: no caller says the whole salt");
     say(&front, call, &[]).await;
     asking.await.unwrap().unwrap().whole().await;
 }

@@ -14,12 +14,17 @@ const MAX_TOP_LOGPROBS: u32 = 20;
 const MAX_LOGIT_BIASES: usize = 1_024;
 const MAX_ADAPTER_ID_BYTES: usize = 128;
 const MAX_STOP_TOKEN_IDS: usize = 64;
+const MAX_SALT_BYTES: usize = 128;
 
 pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &mut Faults) -> Options {
     let sampling = sampling(options.sampling.unwrap_or_default(), faults);
     let stop = stop(options.stop.unwrap_or_default(), options.stop_strings, limits, faults);
     in_range(faults, "top_logprobs", options.top_logprobs, 0..=MAX_TOP_LOGPROBS);
     in_range(faults, "priority", options.priority, -100..=100);
+    let salt_bytes = options.cache_salt.as_ref().map_or(0, String::len);
+    faults.require(salt_bytes <= MAX_SALT_BYTES, "options.cache_salt", || {
+        format!("has {salt_bytes} bytes; must have at most {MAX_SALT_BYTES}")
+    });
     faults.require(options.n != Some(0), "options.n", || "is 0; must be at least 1".to_owned());
     faults.require(options.safety_policy.as_deref() != Some(""), "options.safety_policy", || {
         "is empty; must name a policy, or be unset for the default one".to_owned()
@@ -32,7 +37,6 @@ pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &m
         });
     }
     faults.unserved(options.n.is_some_and(|n| n > 1), "options.n");
-    faults.unserved(options.cache_salt.is_some(), "options.cache_salt");
     let constraint = options.constraint.and_then(|asked| constraint::read(asked, faults));
     Options {
         sampling,
@@ -40,6 +44,7 @@ pub(super) fn read(options: wire::GenerationOptions, limits: &Limits, faults: &m
         constraint,
         top_logprobs: options.top_logprobs,
         priority: options.priority,
+        cache_salt: options.cache_salt,
         safety_policy: options.safety_policy,
         adapter_id: options.adapter_id,
     }
