@@ -93,6 +93,18 @@ pub(super) trait Lanes: Copy {
     unsafe fn largest(self) -> f32;
 }
 
+/// Asks for the cache line at `at`, which need not be memory at all.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that x86-64 always has, and that never fails.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// `e^x`, to about one unit in the last place of f32 and exactly 1 at 0; below -87 it stays at `e^-87`.
 ///
 /// # Safety
