@@ -73,10 +73,6 @@ enum Panels {
 
 /// A weight matrix as files hold it: `[outputs, inputs]`, row after row.
 #[derive(Debug)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "folders of few bits are not read yet; their reader removes this")
-)]
 pub(crate) enum Weights<'a> {
     /// 32-bit floats.
     F32(&'a [f32]),
@@ -192,6 +188,17 @@ impl Matrix {
     /// Length of a row of inputs.
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
+    }
+
+    /// Bytes that a product reads of it, bias and scales of outputs aside.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::F32(panels) => size_of_val(&**panels),
+            Panels::F16(panels) => size_of_val(&**panels),
+            Panels::Bf16(panels) => size_of_val(&**panels),
+            Panels::Int8(weights) => weights.bytes().len(),
+            Panels::Int4(weights) => weights.bytes().len(),
+        }
     }
 
     /// Copies row `index`, that is the weights of one output, widened: an embedding.
