@@ -37,4 +37,6 @@ mod start;
 
 pub use config::Config;
 pub use error::{EngineError, StartError};
+#[cfg(feature = "torch")]
+pub use kernels::roofline;
 pub use start::{Running, run, start, start_stepped, start_with};

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use super::{
     Dtype,
     buffer::{Buffer, OutOfMemory, Plain},
+    factor::Factor,
     lanes::{Lanes, WIDTH},
 };
 
@@ -115,11 +116,16 @@ impl LayerCache {
 
 #[cfg(test)]
 impl LayerCache {
-    /// Writes `value` everywhere, if the cache holds f32.
+    /// Writes `value` everywhere.
     pub(super) fn fill(&mut self, value: f32) {
-        if let Store::F32(pages) = &mut self.store {
-            pages.keys.fill(value);
-            pages.values.fill(value);
+        fn fill<T: Element>(pages: &mut Pages<T>, value: f32) {
+            pages.keys.fill(T::narrow(value));
+            pages.values.fill(T::narrow(value));
+        }
+        match &mut self.store {
+            Store::F32(pages) => fill(pages, value),
+            Store::Bf16(pages) => fill(pages, value),
+            Store::F16(pages) => fill(pages, value),
         }
     }
 }
@@ -138,18 +144,21 @@ impl<T: Plain> Pages<T> {
 
 /// A type that keys and values are stored in.
 pub(super) trait Element: Plain {
+    /// What they are multiplied with.
+    type Factor: Factor;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
     /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
     fn place(row: usize, lane: usize) -> usize;
-    /// Reads and widens the two rows of a tile.
+    /// Reads the two rows of a tile.
     ///
     /// # Safety
     /// As for [`Lanes`]; `tile` is valid for two times sixteen elements.
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2];
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> <Self::Factor as Factor>::Tile<L>;
 }
 
 impl Element for f32 {
+    type Factor = f32;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
@@ -166,6 +175,7 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
+    type Factor = f32;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
@@ -182,6 +192,7 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
+    type Factor = bf16;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
@@ -191,8 +202,8 @@ impl Element for bf16 {
         2 * lane + row
     }
     #[inline(always)]
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
+    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> L::Pairs {
         // SAFETY: passed on to the caller; a tile is sixteen pairs.
-        unsafe { L::split(L::load_pairs(tile.cast())) }
+        unsafe { L::load_pairs(tile.cast()) }
     }
 }

@@ -10,7 +10,9 @@
 //! | `lowrank` | what adapters add to products, many adapters in one call |
 //! | `rows` | RMS norm, SwiGLU |
 //! | `cache` | keys and values of one layer in blocks |
+//! | `factor` | what keys and values are multiplied with |
 //! | `attention` | rotary embedding, cache writes, attention straight from the blocks |
+//! | `roofline` | what this machine can do at most, and what products make of it |
 //! | `cuda` | loads libtorch's CUDA half |
 //!
 //! Rules:
@@ -25,11 +27,13 @@ mod attention;
 mod buffer;
 mod cache;
 mod cuda;
+mod factor;
 mod isa;
 mod lanes;
 mod lowrank;
 mod matrix;
 mod pool;
+pub mod roofline;
 mod rows;
 mod shared;
 #[cfg(test)]

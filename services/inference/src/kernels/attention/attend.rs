@@ -3,6 +3,7 @@
 use super::{Plan, plan::Item};
 use crate::kernels::{
     cache::{Element, Pages},
+    factor::{Factor, narrow},
     isa::Kernel,
     lanes::{Lanes, WIDTH, exp},
     shared::SharedMut,
@@ -19,10 +20,18 @@ pub(super) struct Attend<'a, T> {
     pub(super) output: SharedMut<f32>,
 }
 
+/// Positions whose scores are softened at once: sums are rescaled that seldom. Whole blocks, counted from position 0, so
+/// that the order of all sums depends on positions only.
+const SPAN: usize = 128;
+
 /// The softmax so far, of each query.
-struct Progress {
-    /// `[queries, slots]`: scores of the block at hand, then their exponentials.
+struct Progress<F> {
+    /// `[queries, head_dim]`
+    queries: Vec<F>,
+    /// `[queries, slots of a span]`: scores of the span at hand.
     scores: Vec<f32>,
+    /// As `scores`: their exponentials.
+    weights: Vec<F>,
     /// `[queries, value_width]`: values weighted by exponentials.
     sums: Vec<f32>,
     /// Sum of exponentials.
@@ -43,20 +52,25 @@ struct Block {
     visible: usize,
     /// The first query that may see any of it.
     first_query: usize,
+    /// Where its first slot stands among the span's.
+    place: usize,
 }
 
 impl<T: Element> Kernel for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let mut progress = self.begin();
-        let last = self.position(self.item.rows.end - 1) / self.plan.geometry.block_size;
-        for number in 0..=last {
-            let block = self.block(number);
-            // SAFETY: the instructions are present, by the caller's promise; the plan has checked the block.
+        // SAFETY: the instructions are present, by the caller's promise.
+        let mut progress = unsafe { self.begin::<L>() };
+        let blocks = self.position(self.item.rows.end - 1) / self.plan.geometry.block_size + 1;
+        let mut span = Vec::with_capacity(self.span_blocks());
+        for first in (0..blocks).step_by(self.span_blocks()) {
+            span.clear();
+            span.extend((first..blocks.min(first + self.span_blocks())).map(|number| self.block(number)));
+            // SAFETY: as above; the plan has checked the blocks.
             unsafe {
-                self.score_all::<L>(block, &mut progress);
-                self.soften_all::<L>(block, &mut progress);
-                self.gather_all::<L>(block, &mut progress);
+                self.score_all::<L>(&span, &mut progress);
+                self.soften_all::<L>(&span, &mut progress);
+                self.gather_all::<L>(&span, &mut progress);
             }
         }
         self.finish(&progress);
@@ -74,15 +88,32 @@ macro_rules! by_count {
 }
 
 impl<T: Element> Attend<'_, T> {
-    fn begin(&self) -> Progress {
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(&self) -> Progress<T::Factor> {
         let (queries, geometry) = (self.queries(), &self.plan.geometry);
+        let dim = geometry.head_dim;
+        let mut narrowed = vec![T::Factor::default(); queries * dim];
+        for (query, to) in narrowed.chunks_exact_mut(dim).enumerate() {
+            // SAFETY: passed on to the caller.
+            unsafe { narrow::<L, _>(&self.qkv[self.query_at(query)..][..dim], to) }
+        }
         Progress {
-            scores: vec![0.0; queries * geometry.slots()],
+            queries: narrowed,
+            scores: vec![0.0; queries * self.span_slots()],
+            weights: vec![T::Factor::default(); queries * self.span_slots()],
             sums: vec![0.0; queries * geometry.value_width()],
             totals: vec![0.0; queries],
             largest: vec![f32::NEG_INFINITY; queries],
             shrink: vec![0.0; queries],
         }
+    }
+
+    fn span_blocks(&self) -> usize {
+        (SPAN / self.plan.geometry.block_size).max(1)
+    }
+
+    fn span_slots(&self) -> usize {
+        self.span_blocks() * self.plan.geometry.slots()
     }
 
     fn queries(&self) -> usize {
@@ -105,6 +136,7 @@ impl<T: Element> Attend<'_, T> {
             start,
             visible: geometry.block_size.min(self.position(rows.end - 1) + 1 - start),
             first_query: before * geometry.group(),
+            place: number % self.span_blocks() * geometry.slots(),
         }
     }
 
@@ -118,21 +150,28 @@ impl<T: Element> Attend<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn score_all<L: Lanes>(&self, block: Block, progress: &mut Progress) {
-        for query in (block.first_query..self.queries()).step_by(L::TILE_QUERIES) {
-            let count = L::TILE_QUERIES.min(self.queries() - query);
-            // SAFETY: passed on to the caller.
-            unsafe { by_count!(self.score, count, (block, query, progress); 1 2 3 4 5 6 7 8) }
+    unsafe fn score_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+        for block in span {
+            for query in (block.first_query..self.queries()).step_by(L::TILE_QUERIES) {
+                let count = L::TILE_QUERIES.min(self.queries() - query);
+                // SAFETY: passed on to the caller.
+                unsafe { by_count!(self.score, count, (*block, query, progress); 1 2 3 4 5 6 7 8) }
+            }
         }
     }
 
     /// Scores of `N` queries at all slots of a block.
     #[inline(always)]
-    unsafe fn score<L: Lanes, const N: usize>(&self, block: Block, query: usize, progress: &mut Progress) {
+    unsafe fn score<L: Lanes, const N: usize>(
+        &self,
+        block: Block,
+        query: usize,
+        progress: &mut Progress<T::Factor>,
+    ) {
         let mut slot = 0;
         // SAFETY: passed on to the caller; slots are whole lanes.
         unsafe {
-            while 2 * N <= L::TILE_QUERIES && slot + WIDTH < block.visible {
+            while 3 * N <= L::TILE_SUMS && slot + WIDTH < block.visible {
                 self.score_at::<L, N, 2>(block, query, slot, progress);
                 slot += 2 * WIDTH;
             }
@@ -150,33 +189,29 @@ impl<T: Element> Attend<'_, T> {
         block: Block,
         query: usize,
         slot: usize,
-        progress: &mut Progress,
+        progress: &mut Progress<T::Factor>,
     ) {
         let geometry = &self.plan.geometry;
-        let slots = geometry.slots();
         // SAFETY: queries, keys of the block and scores are within their buffers; the head's width is even.
         unsafe {
-            let queries: [*const f32; N] =
-                std::array::from_fn(|n| self.qkv.as_ptr().add(self.query_at(query + n)));
+            let queries = progress.queries.as_ptr().add(query * geometry.head_dim);
             let keys = self.pages.keys.as_ptr().add(geometry.keys_at(block.index, self.item.kv_head));
-            // Two sums for each query and lane: half as long a chain of dependent additions.
-            let mut sums = [[[L::splat(0.0); 2]; C]; N];
+            let mut sums = [[L::splat(0.0); C]; N];
             for pair in 0..geometry.head_dim / 2 {
-                let tiles: [[L; 2]; C] = std::array::from_fn(|c| {
+                let tiles: [<T::Factor as Factor>::Tile<L>; C] = std::array::from_fn(|c| {
                     T::load_tile(keys.add(geometry.key_tile(pair, slot + c * WIDTH)))
                 });
-                for (query, sums) in queries.iter().zip(&mut sums) {
-                    let (even, odd) = (L::splat(*query.add(2 * pair)), L::splat(*query.add(2 * pair + 1)));
-                    for (tile, sums) in tiles.iter().zip(sums) {
-                        sums[0] = even.mul_add(tile[0], sums[0]);
-                        sums[1] = odd.mul_add(tile[1], sums[1]);
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let query = T::Factor::splat::<L>(queries.add(n * geometry.head_dim + 2 * pair));
+                    for (tile, sum) in tiles.iter().zip(sums) {
+                        *sum = T::Factor::add_dot(*sum, query, *tile);
                     }
                 }
             }
             for (n, sums) in sums.iter().enumerate() {
-                for (c, sums) in sums.iter().enumerate() {
-                    let at = (query + n) * slots + slot + c * WIDTH;
-                    sums[0].add(sums[1]).store(progress.scores.as_mut_ptr().add(at));
+                for (c, sum) in sums.iter().enumerate() {
+                    let at = (query + n) * self.span_slots() + block.place + slot + c * WIDTH;
+                    sum.store(progress.scores.as_mut_ptr().add(at));
                 }
             }
         }
@@ -184,20 +219,28 @@ impl<T: Element> Attend<'_, T> {
 
     /// Turns scores into exponentials relative to the largest score so far.
     #[inline(always)]
-    unsafe fn soften_all<L: Lanes>(&self, block: Block, progress: &mut Progress) {
-        let slots = self.plan.geometry.slots();
-        for query in block.first_query..self.queries() {
+    unsafe fn soften_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+        let slots = self.span_slots();
+        for query in span[0].first_query..self.queries() {
             let position = self.position(self.item.rows.start + query / self.plan.geometry.group());
-            let seen = (position + 1 - block.start).min(block.visible);
-            let scores = &mut progress.scores[query * slots..][..slots];
+            let seen = |block: &Block| (position + 1).saturating_sub(block.start).min(block.visible);
+            let scores = &progress.scores[query * slots..][..slots];
+            let weights = &mut progress.weights[query * slots..][..slots];
             let before = progress.largest[query];
             // SAFETY: passed on to the caller.
             unsafe {
-                let largest = largest::<L>(&scores[..seen.next_multiple_of(WIDTH)], seen).max(before);
-                let total =
-                    exponentials::<L>(&mut scores[..block.visible.next_multiple_of(WIDTH)], seen, largest);
+                let largest = span.iter().fold(before, |so_far, block| {
+                    let seen = seen(block);
+                    so_far.max(largest::<L>(&scores[block.place..][..seen.next_multiple_of(WIDTH)], seen))
+                });
+                let mut total = L::splat(0.0);
+                for block in span {
+                    let slots = block.place..block.place + block.visible.next_multiple_of(WIDTH);
+                    let (scores, weights) = (&scores[slots.clone()], &mut weights[slots]);
+                    total = total.add(exponentials::<L, _>(scores, weights, seen(block), largest));
+                }
                 let shrink = exp(L::splat(before - largest)).first(1, 0.0).sum();
-                progress.totals[query] = progress.totals[query] * shrink + total;
+                progress.totals[query] = progress.totals[query] * shrink + total.sum();
                 progress.shrink[query] = shrink;
                 progress.largest[query] = largest;
             }
@@ -205,31 +248,38 @@ impl<T: Element> Attend<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn gather_all<L: Lanes>(&self, block: Block, progress: &mut Progress) {
-        for query in (block.first_query..self.queries()).step_by(L::TILE_QUERIES) {
+    unsafe fn gather_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+        for query in (span[0].first_query..self.queries()).step_by(L::TILE_QUERIES) {
             let count = L::TILE_QUERIES.min(self.queries() - query);
+            // Blocks that only later queries may see have no weights of these.
+            let seen = span.iter().take_while(|block| block.first_query < query + count).count();
             // SAFETY: passed on to the caller.
-            unsafe { by_count!(self.gather, count, (block, query, progress); 1 2 3 4 5 6 7 8) }
+            unsafe { by_count!(self.gather, count, (&span[..seen], query, progress); 1 2 3 4 5 6 7 8) }
         }
     }
 
-    /// Adds a block's values, weighted by exponentials, to the sums of `N` queries.
+    /// Adds the values of some blocks, weighted by exponentials, to the sums of `N` queries.
     #[inline(always)]
-    unsafe fn gather<L: Lanes, const N: usize>(&self, block: Block, query: usize, progress: &mut Progress) {
+    unsafe fn gather<L: Lanes, const N: usize>(
+        &self,
+        blocks: &[Block],
+        query: usize,
+        progress: &mut Progress<T::Factor>,
+    ) {
         let width = self.plan.geometry.value_width();
         let mut dim = 0;
         // SAFETY: passed on to the caller; `width` is whole lanes.
         unsafe {
-            while 2 * N <= L::TILE_QUERIES && dim + 4 * WIDTH <= width {
-                self.gather_at::<L, N, 4>(block, query, dim, progress);
+            while 4 * N <= L::TILE_SUMS && dim + 4 * WIDTH <= width {
+                self.gather_at::<L, N, 4>(blocks, query, dim, progress);
                 dim += 4 * WIDTH;
             }
             while dim + 2 * WIDTH <= width {
-                self.gather_at::<L, N, 2>(block, query, dim, progress);
+                self.gather_at::<L, N, 2>(blocks, query, dim, progress);
                 dim += 2 * WIDTH;
             }
             if dim < width {
-                self.gather_at::<L, N, 1>(block, query, dim, progress);
+                self.gather_at::<L, N, 1>(blocks, query, dim, progress);
             }
         }
     }
@@ -238,17 +288,14 @@ impl<T: Element> Attend<'_, T> {
     #[inline(always)]
     unsafe fn gather_at<L: Lanes, const N: usize, const V: usize>(
         &self,
-        block: Block,
+        blocks: &[Block],
         query: usize,
         dim: usize,
-        progress: &mut Progress,
+        progress: &mut Progress<T::Factor>,
     ) {
-        let geometry = &self.plan.geometry;
-        let (width, slots) = (geometry.value_width(), geometry.slots());
-        // SAFETY: values of the block, scores and sums are within their buffers.
+        let width = self.plan.geometry.value_width();
+        // SAFETY: sums are within their buffer.
         unsafe {
-            let values = self.pages.values.as_ptr().add(geometry.values_at(block.index, self.item.kv_head));
-            let scores = progress.scores.as_ptr().add(query * slots);
             let target = progress.sums.as_mut_ptr().add(query * width + dim);
             let mut sums = [[L::splat(0.0); V]; N];
             for (n, sums) in sums.iter_mut().enumerate() {
@@ -257,20 +304,8 @@ impl<T: Element> Attend<'_, T> {
                     *sum = L::load(target.add(n * width + v * WIDTH)).mul(shrink);
                 }
             }
-            for pair in 0..block.visible.div_ceil(2) {
-                let tiles: [[L; 2]; V] = std::array::from_fn(|v| {
-                    T::load_tile(values.add(geometry.value_tile(pair, dim + v * WIDTH)))
-                });
-                // The second slot of the last pair may hold anything: its weight of zero would not silence a NaN.
-                let rows = if 2 * pair + 1 < block.visible { 2 } else { 1 };
-                for row in 0..rows {
-                    for (n, sums) in sums.iter_mut().enumerate() {
-                        let weight = L::splat(*scores.add(n * slots + 2 * pair + row));
-                        for (sum, tile) in sums.iter_mut().zip(&tiles) {
-                            *sum = weight.mul_add(tile[row], *sum);
-                        }
-                    }
-                }
+            for block in blocks {
+                self.gather_block::<L, N, V>(*block, (query, dim), progress, &mut sums);
             }
             for (n, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
@@ -280,7 +315,41 @@ impl<T: Element> Attend<'_, T> {
         }
     }
 
-    fn finish(&self, progress: &Progress) {
+    /// One block's part of [`Self::gather_at`].
+    #[inline(always)]
+    unsafe fn gather_block<L: Lanes, const N: usize, const V: usize>(
+        &self,
+        block: Block,
+        (query, dim): (usize, usize),
+        progress: &Progress<T::Factor>,
+        sums: &mut [[L; V]; N],
+    ) {
+        let (geometry, slots) = (&self.plan.geometry, self.span_slots());
+        // SAFETY: values of the block and weights are within their buffers.
+        unsafe {
+            let values = self.pages.values.as_ptr().add(geometry.values_at(block.index, self.item.kv_head));
+            let weights = progress.weights.as_ptr().add(query * slots + block.place);
+            for pair in 0..block.visible.div_ceil(2) {
+                let mut tiles: [<T::Factor as Factor>::Tile<L>; V] = std::array::from_fn(|v| {
+                    T::load_tile(values.add(geometry.value_tile(pair, dim + v * WIDTH)))
+                });
+                // The second slot of the last pair may hold anything: its weight of zero would not silence a NaN.
+                if 2 * pair + 1 == block.visible {
+                    for tile in &mut tiles {
+                        *tile = T::Factor::first_row(*tile);
+                    }
+                }
+                for (n, sums) in sums.iter_mut().enumerate() {
+                    let weight = T::Factor::splat::<L>(weights.add(n * slots + 2 * pair));
+                    for (sum, tile) in sums.iter_mut().zip(&tiles) {
+                        *sum = T::Factor::add_dot(*sum, weight, *tile);
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&self, progress: &Progress<T::Factor>) {
         let geometry = &self.plan.geometry;
         let (dim, group) = (geometry.head_dim, geometry.group());
         for query in 0..self.queries() {
@@ -311,20 +380,26 @@ unsafe fn largest<L: Lanes>(scores: &[f32], seen: usize) -> f32 {
     }
 }
 
-/// Replaces the first `seen` scores by `e^(score - largest)` and the others by zero; returns their sum.
+/// Writes `e^(score - largest)` of the first `seen` scores and zero for the others; returns sums of them in sixteen lanes.
 #[inline(always)]
-unsafe fn exponentials<L: Lanes>(scores: &mut [f32], seen: usize, largest: f32) -> f32 {
+unsafe fn exponentials<L: Lanes, F: Factor>(
+    scores: &[f32],
+    weights: &mut [F],
+    seen: usize,
+    largest: f32,
+) -> L {
     // SAFETY: each chunk holds sixteen values; the instructions are present, by the caller's promise.
     unsafe {
         let mut total = L::splat(0.0);
-        for (index, chunk) in scores.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
+        let chunks = scores.as_chunks::<WIDTH>().0.iter().zip(weights.as_chunks_mut::<WIDTH>().0);
+        for (index, (scores, weights)) in chunks.enumerate() {
             let count = seen.saturating_sub(index * WIDTH);
             // Slots beyond `seen` may hold anything, NaN too: they are cut off before and after.
-            let score = L::load(chunk.as_ptr()).first(count, largest);
+            let score = L::load(scores.as_ptr()).first(count, largest);
             let weight = exp(score.sub(L::splat(largest))).first(count, 0.0);
-            weight.store(chunk.as_mut_ptr());
+            F::store(weight, weights.as_mut_ptr());
             total = total.add(weight);
         }
-        total.sum()
+        total
     }
 }

@@ -69,6 +69,7 @@ impl Lanes for Avx2 {
     type Ints = [__m256i; 2];
     const TILE_ROWS: usize = 3;
     const TILE_QUERIES: usize = 3;
+    const TILE_SUMS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -110,10 +111,12 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())] }
     }
     #[inline(always)]
-    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
-        // SAFETY: see above.
-        let ((a0, a1), (b0, b1)) = unsafe { (widen_pairs(pairs[0]), widen_pairs(pairs[1])) };
-        [Self(a0, b0), Self(a1, b1)]
+    unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
+        // SAFETY: see above; the first value is the lower half.
+        unsafe {
+            let lower_half = _mm256_set1_epi32(0xffff);
+            [_mm256_and_si256(pairs[0], lower_half), _mm256_and_si256(pairs[1], lower_half)]
+        }
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

@@ -31,6 +31,7 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     type Ints = __m512i;
     const TILE_ROWS: usize = 12;
     const TILE_QUERIES: usize = 8;
+    const TILE_SUMS: usize = 24;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -54,8 +55,12 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut bf16) {
-        // SAFETY: see above.
+        // SAFETY: see above; `BF16` is true only where AVX512_BF16 is present; the transmute only renames the type.
         unsafe {
+            if BF16 {
+                let narrow = _mm512_cvtneps_pbh(self.0);
+                return _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(narrow));
+            }
             let bits = _mm512_castps_si512(self.0);
             let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -69,10 +74,9 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
     #[inline(always)]
-    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
-        // SAFETY: see above.
-        let (first, second) = unsafe { widen_pairs(pairs) };
-        [Self(first), Self(second)]
+    unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
+        // SAFETY: see above; the first value is the lower half.
+        unsafe { _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff)) }
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

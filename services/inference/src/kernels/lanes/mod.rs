@@ -34,8 +34,10 @@ pub(super) trait Lanes: Copy {
     type Ints: Copy;
     /// Rows of activations that one product tile keeps in registers.
     const TILE_ROWS: usize;
-    /// Queries that one attention tile keeps in registers.
+    /// Queries of one attention tile.
     const TILE_QUERIES: usize;
+    /// Sums that one attention tile keeps in registers.
+    const TILE_SUMS: usize;
 
     /// The same value in all lanes.
     unsafe fn splat(value: f32) -> Self;
@@ -49,8 +51,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_bf16(self, to: *mut bf16);
     /// Reads sixteen pairs.
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs;
-    /// The first values of all pairs, and the second ones, widened.
-    unsafe fn split(pairs: Self::Pairs) -> [Self; 2];
+    /// The first values of all pairs beside zeroes.
+    unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs;
     /// The same pair in all lanes.
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs;
     /// `self + a[0] * b[0] + a[1] * b[1]` in each lane.
@@ -91,6 +93,18 @@ pub(super) trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
     /// The largest lane; for numbers.
     unsafe fn largest(self) -> f32;
+}
+
+/// Asks for the cache line at `at`, which need not be memory at all.
+#[inline(always)]
+pub(super) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint that x86-64 always has, and that never fails.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// `e^x`, to about one unit in the last place of f32 and exactly 1 at 0; below -87 it stays at `e^-87`.

@@ -22,6 +22,7 @@ impl Lanes for Portable {
     type Ints = [i32; WIDTH];
     const TILE_ROWS: usize = 2;
     const TILE_QUERIES: usize = 2;
+    const TILE_SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -54,8 +55,8 @@ impl Lanes for Portable {
         unsafe { from.cast::<Self::Pairs>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn split(pairs: Self::Pairs) -> [Self; 2] {
-        [Self(pairs.map(|pair| widen(pair[0]))), Self(pairs.map(|pair| widen(pair[1])))]
+    unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
+        pairs.map(|pair| [pair[0], bf16::ZERO])
     }
     #[inline(always)]
     unsafe fn splat_pair(pair: Pair) -> Self::Pairs {

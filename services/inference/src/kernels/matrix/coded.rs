@@ -8,6 +8,9 @@ use super::{
 };
 use crate::kernels::{Cpu, isa::Kernel, lanes::Lanes};
 
+/// Rows of a tile at most: the dot products of more would leave no registers for the ends of groups.
+const TILE_ROWS: usize = 8;
+
 /// How weights of some number of bits are laid out, group after group of each panel, and meet inputs.
 pub(super) trait Coded: Sync {
     /// Inputs of a group.
@@ -74,7 +77,7 @@ impl<W: Coded> Kernel for Panelwise<'_, W> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         let rows = self.target.rows();
-        let tiles = rows.div_ceil(L::TILE_ROWS);
+        let tiles = rows.div_ceil(L::TILE_ROWS.min(TILE_ROWS));
         for panel in self.panels.clone() {
             for tile in 0..tiles {
                 let (from, to) = (tile * rows / tiles, (tile + 1) * rows / tiles);
@@ -89,7 +92,7 @@ impl<W: Coded> Panelwise<'_, W> {
     #[inline(always)]
     unsafe fn tile_of<L: Lanes>(&self, panel: usize, from: usize, rows: usize) {
         // SAFETY: passed on to the caller.
-        unsafe { by_height!(self, panel, from, rows; 1 2 3 4 5 6 7 8 9 10 11 12) }
+        unsafe { by_height!(self, panel, from, rows; 1 2 3 4 5 6 7 8) }
     }
 
     #[inline(always)]

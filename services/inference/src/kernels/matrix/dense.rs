@@ -5,6 +5,7 @@ use half::bf16;
 use super::{ITEM_BYTES, PANEL, format::Format, target::Target};
 use crate::kernels::{
     Cpu,
+    factor::narrow,
     isa::Kernel,
     lanes::{Lanes, Pair, WIDTH},
     shared::SharedMut,
@@ -64,17 +65,10 @@ struct Narrow<'a> {
 impl Kernel for Narrow<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let (from, from_rest) = self.from.as_chunks::<WIDTH>();
         let (to, padding) = self.to.split_at_mut(self.from.len());
         padding.fill(bf16::ZERO);
-        let (to, to_rest) = to.as_chunks_mut::<WIDTH>();
-        for (from, to) in from.iter().zip(to) {
-            // SAFETY: both hold sixteen elements.
-            unsafe { L::load(from.as_ptr()).store_bf16(to.as_mut_ptr()) }
-        }
-        for (from, to) in from_rest.iter().zip(to_rest) {
-            *to = bf16::from_f32(*from);
-        }
+        // SAFETY: passed on to the caller.
+        unsafe { narrow::<L, bf16>(self.from, to) }
     }
 }
 

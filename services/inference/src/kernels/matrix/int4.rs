@@ -12,7 +12,7 @@ use super::{
 };
 use crate::kernels::{
     buffer::{Arena, Buffer},
-    lanes::{Lanes, WIDTH},
+    lanes::{Lanes, WIDTH, prefetch},
 };
 
 /// Bytes of a group's scales and minima.
@@ -20,6 +20,10 @@ const HEADER: usize = 2 * PANEL * size_of::<f16>();
 
 /// Bytes of one step of 8 inputs.
 const STEP: usize = 4 * PANEL;
+
+/// How far ahead of their use weights of several rows are asked for, in bytes: the machine's own prefetching stops at the end
+/// of a page, and with several rows there is time to go on.
+const AHEAD: usize = 4096;
 
 /// A matrix of 4-bit weights.
 #[derive(Debug)]
@@ -143,6 +147,10 @@ impl Coded for Int4 {
             // SAFETY: passed on to the caller.
             unsafe {
                 let weights = weights.add(HEADER + step * STEP);
+                if N > 1 {
+                    prefetch(weights.wrapping_add(AHEAD));
+                    prefetch(weights.wrapping_add(AHEAD + STEP / 2));
+                }
                 let left = L::nibbles(L::load_quads(weights));
                 let right = L::nibbles(L::load_quads(weights.add(4 * WIDTH)));
                 for (half, (left, right)) in left.into_iter().zip(right).enumerate() {

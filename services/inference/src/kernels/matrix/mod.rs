@@ -190,6 +190,17 @@ impl Matrix {
         self.inputs
     }
 
+    /// Bytes that a product reads of it, bias and scales of outputs aside.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.panels {
+            Panels::F32(panels) => size_of_val(&**panels),
+            Panels::F16(panels) => size_of_val(&**panels),
+            Panels::Bf16(panels) => size_of_val(&**panels),
+            Panels::Int8(weights) => weights.bytes().len(),
+            Panels::Int4(weights) => weights.bytes().len(),
+        }
+    }
+
     /// Copies row `index`, that is the weights of one output, widened: an embedding.
     ///
     /// # Panics
