@@ -1,6 +1,7 @@
 """Cells about Weft itself: what the machine allows, memory, prefixes, long prompts, the cost of a step."""
 
 import json
+import re
 import statistics
 import subprocess
 from collections.abc import Callable
@@ -192,6 +193,26 @@ def through_services(pool: Pool, turns: int) -> Result:
     return result
 
 
+def adapters(pool: Pool, _: int) -> Result:
+    """Sixteen adapters at once, over the base alone; the example takes its own medians."""
+    result = Result("adapters", "16 adapters at once, 16 streams")
+    pool.need([])
+    program = RELEASE / "examples" / "adapter_speed"
+    value = None
+    if not program.exists():
+        result.missing["adapters"] = "not built: cargo build --release -p weft-inference --example adapter_speed"
+    else:
+        done = subprocess.run([program, MODEL, "16"], cwd=ROOT, capture_output=True, text=True, check=False)
+        ratio = re.search(r"^ratio ([0-9.]+)", done.stdout, re.M)
+        if ratio is None:
+            result.missing["adapters"] = f"adapter_speed ended with {done.returncode}: {done.stderr[-300:]}"
+        else:
+            value = float(ratio[1])
+            result.notes += done.stdout.strip().splitlines()
+    result.check("tokens/s with 16 adapters over the base alone", value, 0.7, True)
+    return result
+
+
 CELLS: dict[str, Cell] = {
     "roofline": roofline,
     "memory": memory,
@@ -200,4 +221,5 @@ CELLS: dict[str, Cell] = {
     "chunked-prefill": chunked_prefill,
     "step-cost": step_cost,
     "services": through_services,
+    "adapters": adapters,
 }
