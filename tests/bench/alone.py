@@ -6,6 +6,7 @@ import statistics
 import subprocess
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from cells import OWN, SHARED
 from contenders import THREADS, Contender, LlamaBench, MissingError, Pool, Worker
@@ -213,6 +214,25 @@ def adapters(pool: Pool, _: int) -> Result:
     return result
 
 
+def structured(pool: Pool, turns: int) -> Result:
+    """Structured answers through all services: valid or cut, and how fast beside free text."""
+    count = 1_000 if turns > 1 else 100
+    result = Result("structured", f"{count} structured generations over 20 schemas")
+    pool.need([])
+    found: dict[str, Any] = {}
+    try:
+        with Mesh() as mesh:
+            found = mesh.structured_load(count)
+    except MissingError as why:
+        result.missing["structured"] = str(why)
+    result.figures = found
+    ended = (found["valid"] + found["length"]) / found["count"] if found else None
+    speed = found["structured_per_s"] / found["free_per_s"] if found else None
+    result.check("share of answers that are valid or say that they were cut", ended, 1.0, True)
+    result.check("tokens/s over those of free text of the same lengths", speed, 0.9, True)
+    return result
+
+
 CELLS: dict[str, Cell] = {
     "roofline": roofline,
     "memory": memory,
@@ -222,4 +242,5 @@ CELLS: dict[str, Cell] = {
     "step-cost": step_cost,
     "services": through_services,
     "adapters": adapters,
+    "structured": structured,
 }
