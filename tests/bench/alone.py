@@ -1,10 +1,12 @@
 """Cells about Weft itself: what the machine allows, memory, prefixes, long prompts, the cost of a step."""
 
 import json
+import re
 import statistics
 import subprocess
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from cells import OWN, SHARED
 from contenders import THREADS, Contender, LlamaBench, MissingError, Pool, Worker
@@ -192,6 +194,45 @@ def through_services(pool: Pool, turns: int) -> Result:
     return result
 
 
+def adapters(pool: Pool, _: int) -> Result:
+    """Sixteen adapters at once, over the base alone; the example takes its own medians."""
+    result = Result("adapters", "16 adapters at once, 16 streams")
+    pool.need([])
+    program = RELEASE / "examples" / "adapter_speed"
+    value = None
+    if not program.exists():
+        result.missing["adapters"] = "not built: cargo build --release -p weft-inference --example adapter_speed"
+    else:
+        done = subprocess.run([program, MODEL, "16"], cwd=ROOT, capture_output=True, text=True, check=False)
+        ratio = re.search(r"^ratio ([0-9.]+)", done.stdout, re.M)
+        if ratio is None:
+            result.missing["adapters"] = f"adapter_speed ended with {done.returncode}: {done.stderr[-300:]}"
+        else:
+            value = float(ratio[1])
+            result.notes += done.stdout.strip().splitlines()
+    result.check("tokens/s with 16 adapters over the base alone", value, 0.7, True)
+    return result
+
+
+def structured(pool: Pool, turns: int) -> Result:
+    """Structured answers through all services: valid or cut, and how fast beside free text."""
+    count = 1_000 if turns > 1 else 100
+    result = Result("structured", f"{count} structured generations over 20 schemas")
+    pool.need([])
+    found: dict[str, Any] = {}
+    try:
+        with Mesh() as mesh:
+            found = mesh.structured_load(count)
+    except MissingError as why:
+        result.missing["structured"] = str(why)
+    result.figures = found
+    ended = (found["valid"] + found["length"]) / found["count"] if found else None
+    speed = found["structured_per_s"] / found["free_per_s"] if found else None
+    result.check("share of answers that are valid or say that they were cut", ended, 1.0, True)
+    result.check("tokens/s over those of free text of the same lengths", speed, 0.9, True)
+    return result
+
+
 CELLS: dict[str, Cell] = {
     "roofline": roofline,
     "memory": memory,
@@ -200,4 +241,6 @@ CELLS: dict[str, Cell] = {
     "chunked-prefill": chunked_prefill,
     "step-cost": step_cost,
     "services": through_services,
+    "adapters": adapters,
+    "structured": structured,
 }

@@ -29,7 +29,8 @@ VLLM = Contender("vllm", "bf16")
 TRANSFORMERS = Contender("transformers", "bf16")
 BF16_PEERS = (*openvino("bf16"), *llama("bf16"), VLLM)
 SMALL = (*openvino("int8", "int4"), *llama("q8_0", "q4_0"))
-ALL_WEFT = weft("bf16", "int8", "int4")
+INT4 = "int4-g32"
+ALL_WEFT = weft("bf16", "int8", INT4)
 Q4_0_NOTE = "llama.cpp's Q4_0 is far lossier than the quality gate for Weft's int4 allows; it is measured all the same."
 
 
@@ -81,8 +82,8 @@ INT4_PEERS = (*openvino("int4"), *llama("q4_0"))
 QUANTIZED = [
     race("one-int8", "1 stream, int8", (weft("int8"), INT8_PEERS), streams(1), Bar(DECODE, 1.1)),
     ttft("int8", "int8", *INT8_PEERS),
-    race("one-int4", "1 stream, int4", (weft("int4"), INT4_PEERS), streams(1), Bar(DECODE, 1.15)),
-    ttft("int4", "int4", *INT4_PEERS),
+    race("one-int4", "1 stream, int4", (weft(INT4), INT4_PEERS), streams(1), Bar(DECODE, 1.15)),
+    ttft("int4", INT4, *INT4_PEERS),
     race("eight-best", "8 streams, best format", (ALL_WEFT, SMALL), streams(8), Bar(OUTPUT, 1.2)),
     race("thirty-two-best", "32 streams, best format", (ALL_WEFT, SMALL), streams(32), Bar(OUTPUT, 1.15)),
 ]

@@ -20,8 +20,8 @@ from typing import Any
 from measure import Round, Turn, turn_of_times
 from places import HERE, MODEL, OUT, RELEASE, ROOT
 
-# For a start or for one turn; the slowest take a minute where nothing else runs.
-PATIENCE_S = 180
+# For a start (vLLM's first compiles for minutes) and for one turn.
+START_PATIENCE_S, TURN_PATIENCE_S = 600, 180
 THREADS = 2
 STEP_TOKENS = 512
 LLAMA = OUT / "llama.cpp" / "llama-batched-bench"
@@ -72,7 +72,7 @@ class Worker:
                 start_new_session=True,
                 env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
             )
-        self.about = self._read()
+        self.about = self._read(START_PATIENCE_S)
         self.start_s = time.monotonic() - began
         self._signal(signal.SIGSTOP)
 
@@ -81,7 +81,7 @@ class Worker:
         self._signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(asked.as_json()) + "\n")
         self._process.stdin.flush()
-        found = self._read()
+        found = self._read(TURN_PATIENCE_S)
         self.peak_rss = self._read_peak_rss()
         self._signal(signal.SIGSTOP)
         return turn_of_times(asked, found)
@@ -96,16 +96,16 @@ class Worker:
             self._signal(signal.SIGKILL)
             self._process.wait()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self, patience_s: int) -> dict[str, Any]:
         # Who takes too long is ended, and that ends the wait for his answer.
-        alarm = Timer(PATIENCE_S, self._signal, [signal.SIGKILL])
+        alarm = Timer(patience_s, self._signal, [signal.SIGKILL])
         alarm.start()
         line = self._process.stdout.readline()
         alarm.cancel()
         if line:
             return json.loads(line)
         if self._process.wait() == -signal.SIGKILL:
-            raise MissingError(f"ended after {PATIENCE_S} s without an answer")
+            raise MissingError(f"ended after {patience_s} s without an answer")
         tail = [text for text in self.log.read_text(errors="replace").splitlines() if text.strip()][-3:]
         raise MissingError(f"ended with {self._process.returncode}: {' / '.join(tail)[-500:]}")
 

@@ -6,4 +6,5 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / ".weft" / "bench"
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
 RELEASE = ROOT / "target" / "release"
+QUALITY = ROOT / ".weft" / "quality" / "perplexity.json"
 HERE = Path(__file__).parent

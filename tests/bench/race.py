@@ -1,5 +1,6 @@
 """A race: contenders take turns at the same round, and Weft's median is held against the best peer's."""
 
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from typing import Any
 
 from contenders import Contender, MissingError, Pool
 from measure import Round, Turn
+from places import QUALITY
 
 # What a turn is judged by, and whether more is better.
 MORE_IS_BETTER = {"output_per_s": True, "decode_per_s": True, "ttft_p50_s": False}
@@ -89,15 +91,33 @@ def run(race: Race, pool: Pool, turns: int) -> Result:
     for label, came in found.items():
         if label not in result.missing:
             result.add(label, came, there[label].about)
+    result.notes += gate_notes(race)
     for bar in race.bars:
         judge(race, result, bar)
     return result
 
 
+def inside_gate(weights: str) -> bool | None:
+    """Whether a format of Weft's keeps the model's quality, by the report of `make quality`; None without one."""
+    if not QUALITY.exists():
+        return None
+    for one in json.loads(QUALITY.read_text())["formats"]:
+        if one["name"] == weights:
+            return one["bound"] is None or one["above_bf16"] <= one["bound"]
+    return None
+
+
+def gate_notes(race: Race) -> list[str]:
+    """What is known of the quality of Weft's smaller formats; one that is outside the gate is not judged."""
+    verdicts = {True: "inside", False: "outside (not judged)", None: "not known to be inside (`make quality`)"}
+    smaller = [one.format for one in race.weft if one.format != "bf16"]
+    return [f"weft {one}: {verdicts[inside_gate(one)]} the quality gate" for one in smaller]
+
+
 def judge(race: Race, result: Result, bar: Bar) -> None:
     """Holds Weft's best format against the best peer."""
     more = MORE_IS_BETTER[bar.metric]
-    weft = best(result, [one.label for one in race.weft], bar.metric)
+    weft = best(result, [one.label for one in race.weft if inside_gate(one.format) is not False], bar.metric)
     peer = best(result, [one.label for one in race.peers], bar.metric)
     what = WORDS[bar.metric]
     if weft is None or peer is None:

@@ -2,16 +2,21 @@
 
 import os
 import sys
+from pathlib import Path
 
 from serve import private_stdout, serve
 
 LINES = private_stdout()
+# What it compiles at its first start is kept beside its environment.
+CACHE = Path(sys.prefix).parent / "cache-vllm"
 os.environ.update(
     {
         "VLLM_CPU_KVCACHE_SPACE": sys.argv[2],
         "VLLM_CPU_OMP_THREADS_BIND": "0-1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CACHE_ROOT": str(CACHE),
+        "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "inductor"),
         "HF_HUB_OFFLINE": "1",
     }
 )
