@@ -19,6 +19,11 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// The priority, higher ones first.
+    pub fn priority(self) -> Reverse<i32> {
+        self.priority
+    }
+
     /// The rank of the `arrival`-th request, of this priority.
     pub fn new(priority: i32, arrival: u64) -> Self {
         Self { priority: Reverse(priority), arrival }
@@ -65,6 +70,8 @@ pub struct Sequence<T> {
     computed: usize,
     /// Tokens of the prompt whose successor has been judged.
     scored: usize,
+    /// Tokens of the prompt that were computed at least once, or found: whoever pays has paid for them.
+    served: usize,
 }
 
 impl<T> Sequence<T> {
@@ -85,6 +92,7 @@ impl<T> Sequence<T> {
             tokens: prompt,
             computed: 0,
             scored: 0,
+            served: 0,
         }
     }
 
@@ -156,6 +164,17 @@ impl<T> Sequence<T> {
         self.scored = self.scored.max(self.unscored(rows).end);
         self.computed += rows;
         debug_assert!(self.computed <= self.tokens.len(), "more was computed than there is");
+    }
+
+    /// Notes that it is about to run. Answers how many tokens of its prompt will be computed for the first time.
+    pub(crate) fn begin_service(&mut self) -> usize {
+        self.served = self.served.max(self.computed.min(self.prompt_len));
+        self.prompt_len - self.served
+    }
+
+    /// Notes that it runs no more. Answers how many tokens of its prompt were not computed.
+    pub(crate) fn end_service(&mut self) -> usize {
+        self.begin_service()
     }
 
     /// Notes that the cache has lost it all.

@@ -1,11 +1,13 @@
 //! Who runs in the next step, and for how many tokens.
 //!
-//! Map: `queue` (what is held and where: waiting, running, deadlines), `plan` (the step's plan: decodes, chunks of
-//! prompts, admissions, preemption), this file (the doors).
+//! Map: `queue` (what is held and where: waiting, running, deadlines), `line` (who of the waiting is next), `fairness`
+//! (what each tenant was served), `plan` (the step's plan: decodes, chunks of prompts, admissions, preemption), this file
+//! (the doors).
 //!
 //! Rules:
 //! - Decodes are planned first, so that no running sequence stalls behind a prompt; prompts share what is left of the
-//!   token budget, in chunks; then the head of the queue is admitted, never one behind it.
+//!   token budget, in chunks; then the head of the line is admitted, never one behind it.
+//! - Within a priority the tenant that was served least is next, and the one that was served most gives way first.
 //! - A prompt gets all its blocks when it is admitted, so only decodes can run out of blocks. Where one does, the
 //!   sequence that ranks last gives up its blocks and is computed again later. It ranks behind every sequence that was
 //!   planned before, so a plan is never taken back; and the first of the running never gives way to anyone.
@@ -14,6 +16,8 @@
 //! - What is asked for must fit: nothing may be enqueued that needs more blocks than there are.
 //! - A plan is followed by a `commit`, which brings the block tables home.
 
+mod fairness;
+mod line;
 mod plan;
 mod queue;
 #[cfg(test)]
@@ -28,6 +32,7 @@ use crate::{
     model::{Batch, Wanted},
     sequence::{Rank, Sequence},
 };
+pub use fairness::Prices;
 use queue::Queue;
 
 /// What bounds a step.
@@ -92,12 +97,19 @@ impl<T> Scheduler<T> {
         Self {
             limits,
             pool,
-            queue: Queue::default(),
+            queue: Queue::new(Prices::default()),
             planned: Vec::new(),
             underway: HashSet::new(),
             prefix: PrefixCounts::default(),
             preemptions: 0,
         }
+    }
+
+    /// The same, with these prices. For a scheduler that has nothing to do yet.
+    #[must_use]
+    pub fn charging(mut self, prices: Prices) -> Self {
+        self.queue = Queue::new(prices);
+        self
     }
 
     /// Puts a sequence into the queue.
@@ -152,6 +164,7 @@ impl<T> Scheduler<T> {
             let scored = sequence.unscored(rows).len();
             let ran = Ran { wanted: share.output, first_position, rows, scored };
             sequence.advance(rows);
+            let before = sequence.output_len();
             let fate = settle(sequence, ran);
             match fate {
                 Fate::Stays | Fate::Leaves => sequence.publish(&mut self.pool),
@@ -159,6 +172,7 @@ impl<T> Scheduler<T> {
             }
             running.leaves = fate != Fate::Stays;
             left |= running.leaves;
+            self.queue.charge(*index, before);
         }
         self.planned.clear();
         if left {
@@ -179,6 +193,11 @@ impl<T> Scheduler<T> {
     /// Sequences that run.
     pub fn running(&self) -> usize {
         self.queue.running.len()
+    }
+
+    /// Tenants whose accounts are kept.
+    pub fn tenants(&self) -> usize {
+        self.queue.tenants()
     }
 
     /// The blocks of the cache.

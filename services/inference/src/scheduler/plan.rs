@@ -1,6 +1,6 @@
 //! The plan of one step.
 
-use super::{Scheduler, queue::Running};
+use super::Scheduler;
 use crate::{
     model::{Batch, ScoredRow, SequenceRows, Wanted},
     sequence::{Goal, Sequence},
@@ -11,7 +11,11 @@ impl<T> Scheduler<T> {
     pub(super) fn plan(&mut self, batch: &mut Batch) {
         self.planned.clear();
         self.underway.clear();
-        self.queue.sort();
+        if self.blocks_are_short() {
+            self.queue.sort_by_claim();
+        } else {
+            self.queue.sort();
+        }
         let preemptions = self.preemptions;
         self.plan_decodes(batch);
         self.plan_prompts(batch);
@@ -60,10 +64,9 @@ impl<T> Scheduler<T> {
 
     fn admit(&mut self, batch: &mut Batch) {
         while self.queue.running.len() < self.limits.max_sequences && self.budget_left(batch) > 0 {
-            let Some(mut head) = self.queue.waiting.first_entry() else { return };
             // One block for each that runs stays free, or the newcomer would be preempted a few steps later.
             let spared = self.queue.running.len();
-            let sequence = head.get_mut();
+            let Some(sequence) = self.queue.next() else { return };
             if !sequence.settle_in(spared, &mut self.pool) {
                 return;
             }
@@ -71,7 +74,8 @@ impl<T> Scheduler<T> {
                 self.prefix.queried_tokens += sequence.prompt_len() as u64;
                 self.prefix.hit_tokens += sequence.cached() as u64;
             }
-            self.queue.running.push(Running { sequence: head.remove(), leaves: false });
+            let rank = sequence.rank;
+            self.queue.admit(rank);
             self.plan_prompt(self.queue.running.len() - 1, batch);
         }
     }
@@ -85,19 +89,22 @@ impl<T> Scheduler<T> {
             if sequence.table.grow_to(tokens, &mut self.pool) {
                 return true;
             }
-            self.preempt_last();
+            self.queue.preempt_last(&mut self.pool);
+            self.preemptions += 1;
             if index == self.queue.running.len() {
                 return false;
             }
         }
     }
 
-    fn preempt_last(&mut self) {
-        let Some(Running { mut sequence, .. }) = self.queue.running.pop() else { return };
-        sequence.table.release(&mut self.pool);
-        sequence.forget();
-        self.preemptions += 1;
-        self.queue.waiting.insert(sequence.rank, sequence);
+    /// Whether the decodes of this step need more blocks than are free.
+    fn blocks_are_short(&self) -> bool {
+        let needs = |sequence: &Sequence<T>| {
+            let tokens = sequence.computed() + 1;
+            sequence.remaining() == 1 && self.pool.blocks_for(tokens) > sequence.table.len()
+        };
+        let needed = self.queue.running.iter().filter(|running| needs(&running.sequence)).count();
+        needed > self.pool.free()
     }
 
     fn plan_rows(&mut self, index: usize, rows: usize, batch: &mut Batch) {
