@@ -32,6 +32,19 @@ pub enum EngineError {
     /// The caller's time was over before the request was done.
     #[error("the deadline passed before the request was done")]
     Expired,
+    /// The caller's time will be over before its first token can be there.
+    #[error(
+        "the deadline is {left:.1?} away, and a prompt of {prompt_tokens} tokens takes at least {needs:.1?} until its \
+         first token, even if nothing else ran"
+    )]
+    Hopeless {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// The least time until its first token, by what was measured.
+        needs: Duration,
+        /// Until the deadline.
+        left: Duration,
+    },
     /// The model could not compute the step.
     #[error("{0}")]
     Step(String),
@@ -61,7 +74,9 @@ impl From<EngineError> for Status {
             EngineError::Draining => status::unavailable("DRAINING", error.to_string(), None),
             EngineError::Stopping => status::unavailable("STOPPING", error.to_string(), None),
             EngineError::Gone => status::unavailable("ENGINE_STOPPED", error.to_string(), None),
-            EngineError::Expired => status::answer(Code::DeadlineExceeded, &error),
+            EngineError::Expired | EngineError::Hopeless { .. } => {
+                status::answer(Code::DeadlineExceeded, &error)
+            }
             EngineError::Guide(GuideError::TooComplex { field } | GuideError::DeadEnd { field }) => {
                 status::violation(field, &error.to_string())
             }

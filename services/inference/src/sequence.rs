@@ -53,6 +53,8 @@ pub struct Sequence<T> {
     pub tenant: Tenant,
     /// When its caller stops waiting.
     pub deadline: Option<Instant>,
+    /// When it has to run at the latest, while it waits; then its deadline.
+    pub(crate) due: Option<Instant>,
     /// What it runs for.
     pub goal: Goal,
     /// The engine's own.
@@ -82,6 +84,7 @@ impl<T> Sequence<T> {
             rank,
             tenant: Tenant::default(),
             deadline: None,
+            due: None,
             goal,
             prompt_top: None,
             payload,

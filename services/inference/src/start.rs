@@ -75,6 +75,8 @@ fn plan(config: &Config, context: &Context) -> Plan {
         model_id: model_id(&config.model),
         kv_cache: config.kv_cache.clone(),
         limits: config.scheduler.step_limits(),
+        prices: config.scheduler.prices(),
+        pacing: config.scheduler.pacing(),
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),

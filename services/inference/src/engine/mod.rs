@@ -77,6 +77,8 @@ pub(crate) struct Engine<M: Model + ?Sized> {
     condition: Condition,
     failure: Failure,
     failures: u32,
+    /// When the last step began, if it ran a batch.
+    last_began: Option<Instant>,
     model_id: String,
     model: Box<M>,
 }
@@ -85,6 +87,9 @@ impl<M: Model + ?Sized> Engine<M> {
     /// One step: what arrived, who expired, a plan, a forward pass, the tokens.
     pub(crate) fn step(&mut self) -> Turn {
         let began = Instant::now();
+        if let Some(last) = self.last_began.take() {
+            self.scheduler.took(began - last);
+        }
         if self.take_commands(began) == Turn::Stopped {
             return Turn::Stopped;
         }
@@ -94,6 +99,7 @@ impl<M: Model + ?Sized> Engine<M> {
             return Turn::Idle;
         }
         self.run_batch(began);
+        self.last_began = Some(began);
         self.publish();
         Turn::Worked
     }
@@ -121,7 +127,14 @@ impl<M: Model + ?Sized> Engine<M> {
 
     fn drop_expired(&mut self, now: Instant) {
         while let Some(sequence) = self.scheduler.expire(now) {
-            self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired);
+            let left = sequence.deadline.map(|deadline| deadline.saturating_duration_since(now));
+            match left.filter(|left| !left.is_zero()).zip(self.scheduler.least_time(&sequence)) {
+                None => self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired),
+                Some((left, needs)) => {
+                    let error = EngineError::Hopeless { prompt_tokens: sequence.prompt_len(), needs, left };
+                    self.let_go(sequence, Some(error), Outcome::Hopeless);
+                }
+            }
         }
     }
 

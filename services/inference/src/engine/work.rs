@@ -241,6 +241,8 @@ impl Tokens {
             Ending::Length => (Outcome::Length, "length"),
         };
         let timings = timeline.finish(hands.now, seen.preemptions, seen.generated, reason);
+        hands.metrics.prefill_time.observe(timings.prefill.as_secs_f64());
+        hands.metrics.decode_time.observe(timings.decode.as_secs_f64());
         if seen.generated > 1 {
             let each = timings.decode.as_secs_f64() / (seen.generated - 1) as f64;
             hands.metrics.time_per_output_token.observe(each);

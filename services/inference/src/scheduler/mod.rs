@@ -1,8 +1,8 @@
 //! Who runs in the next step, and for how many tokens.
 //!
 //! Map: `queue` (what is held and where: waiting, running, deadlines), `line` (who of the waiting is next), `fairness`
-//! (what each tenant was served), `plan` (the step's plan: decodes, chunks of prompts, admissions, preemption), this file
-//! (the doors).
+//! (what each tenant was served), `plan` (the step's plan: decodes, chunks of prompts, admissions, preemption), `tempo`
+//! (how long steps take, and what follows from it), this file (the doors).
 //!
 //! Rules:
 //! - Decodes are planned first, so that no running sequence stalls behind a prompt; prompts share what is left of the
@@ -20,10 +20,11 @@ mod fairness;
 mod line;
 mod plan;
 mod queue;
+mod tempo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -33,7 +34,10 @@ use crate::{
     sequence::{Rank, Sequence},
 };
 pub use fairness::Prices;
+use plan::Load;
 use queue::Queue;
+pub use tempo::Pacing;
+use tempo::Tempo;
 
 /// What bounds a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,11 @@ pub struct Scheduler<T> {
     underway: HashSet<BlockHash>,
     prefix: PrefixCounts,
     preemptions: u64,
+    tempo: Tempo,
+    /// What the last plan holds.
+    load: Load,
+    /// Rows that prompts may have in it.
+    room: usize,
 }
 
 impl<T> Scheduler<T> {
@@ -102,6 +111,9 @@ impl<T> Scheduler<T> {
             underway: HashSet::new(),
             prefix: PrefixCounts::default(),
             preemptions: 0,
+            tempo: Tempo::new(Pacing { step_stretch: None, refuse_hopeless: false }),
+            load: Load::default(),
+            room: 0,
         }
     }
 
@@ -112,9 +124,27 @@ impl<T> Scheduler<T> {
         self
     }
 
+    /// The same, bounded by time.
+    #[must_use]
+    pub fn paced(mut self, pacing: Pacing) -> Self {
+        self.tempo = Tempo::new(pacing);
+        self
+    }
+
     /// Puts a sequence into the queue.
     pub fn enqueue(&mut self, sequence: Sequence<T>) {
-        self.queue.enqueue(sequence);
+        let due = due_time(&self.tempo, &sequence);
+        self.queue.enqueue(sequence, due);
+    }
+
+    /// Notes how long the last planned step took, all in all.
+    pub fn took(&mut self, time: Duration) {
+        self.tempo.note(self.load, time);
+    }
+
+    /// The least time in which a sequence that has not run has its first token, as far as was measured.
+    pub fn least_time(&self, sequence: &Sequence<T>) -> Option<Duration> {
+        self.tempo.least_time(sequence.remaining())
     }
 
     /// Takes a sequence out, waiting or running, and frees its blocks.
@@ -123,9 +153,11 @@ impl<T> Scheduler<T> {
         Some(self.freed(sequence))
     }
 
-    /// Takes out one sequence whose deadline has passed, waiting or running, and frees its blocks.
+    /// Takes out one sequence whose deadline has passed, or will have before it can have its first token, and frees its
+    /// blocks.
     pub fn expire(&mut self, now: Instant) -> Option<Sequence<T>> {
-        let sequence = self.queue.expire(now)?;
+        let tempo = &self.tempo;
+        let sequence = self.queue.expire(now, |sequence| due_time(tempo, sequence))?;
         Some(self.freed(sequence))
     }
 
@@ -231,4 +263,11 @@ impl<T> Scheduler<T> {
         sequence.table.release(&mut self.pool);
         sequence
     }
+}
+
+/// When a sequence has to run at the latest.
+fn due_time<T>(tempo: &Tempo, sequence: &Sequence<T>) -> Option<Instant> {
+    let deadline = sequence.deadline?;
+    let least = tempo.least_time(sequence.remaining()).unwrap_or_default();
+    Some(deadline.checked_sub(least).unwrap_or(deadline))
 }

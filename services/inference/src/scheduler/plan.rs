@@ -6,6 +6,15 @@ use crate::{
     sequence::{Goal, Sequence},
 };
 
+/// What a step holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    /// Sequences that decode.
+    pub(super) decodes: usize,
+    /// Rows of prompts.
+    pub(super) prompt_rows: usize,
+}
+
 impl<T> Scheduler<T> {
     /// Decodes first, then prompts that were begun, then new ones.
     pub(super) fn plan(&mut self, batch: &mut Batch) {
@@ -18,11 +27,23 @@ impl<T> Scheduler<T> {
         }
         let preemptions = self.preemptions;
         self.plan_decodes(batch);
+        self.load = Load { decodes: batch.token_ids.len(), prompt_rows: 0 };
+        self.room = self.room_for_prompts();
         self.plan_prompts(batch);
         // Blocks are short: whoever was admitted now would be the next to give way.
         if self.preemptions == preemptions {
             self.admit(batch);
         }
+        self.load.prompt_rows = batch.token_ids.len() - self.load.decodes;
+    }
+
+    /// Rows that prompts may have in this step.
+    fn room_for_prompts(&self) -> usize {
+        let places = self.limits.max_sequences - self.queue.running.len();
+        let begun = self.queue.running.len() - self.load.decodes;
+        let prompts = begun + places.min(self.queue.waiting.len());
+        let room = self.limits.max_batched_tokens.saturating_sub(self.load.decodes);
+        room.min(self.tempo.prompt_rows_beside(self.load.decodes, prompts))
     }
 
     fn plan_decodes(&mut self, batch: &mut Batch) {
@@ -114,7 +135,7 @@ impl<T> Scheduler<T> {
     }
 
     fn budget_left(&self, batch: &Batch) -> usize {
-        self.limits.max_batched_tokens.saturating_sub(batch.token_ids.len())
+        (self.load.decodes + self.room).saturating_sub(batch.token_ids.len())
     }
 }
 

@@ -42,10 +42,9 @@ impl<T> Queue<T> {
         }
     }
 
-    pub(super) fn enqueue(&mut self, sequence: Sequence<T>) {
-        if let Some(deadline) = sequence.deadline {
-            self.deadlines.insert((deadline, sequence.rank));
-        }
+    /// Puts a sequence at the end of its tenant's line. It will have to run by `due`, if there is such a time.
+    pub(super) fn enqueue(&mut self, mut sequence: Sequence<T>, due: Option<Instant>) {
+        set_due(&mut self.deadlines, &mut sequence, due);
         let least = self.line.least(&self.accounts);
         self.accounts.arrive(&sequence.tenant, least);
         self.line.add(sequence.rank, &sequence.tenant, &self.accounts);
@@ -62,6 +61,8 @@ impl<T> Queue<T> {
     pub(super) fn admit(&mut self, rank: Rank) {
         let Some(mut sequence) = self.waiting.remove(&rank) else { return };
         let returns = self.line.take(rank, &sequence.tenant);
+        let deadline = sequence.deadline;
+        set_due(&mut self.deadlines, &mut sequence, deadline);
         let charged = sequence.begin_service();
         if returns {
             self.accounts.readmit(&sequence.tenant, charged);
@@ -91,7 +92,7 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn remove(&mut self, rank: Rank) -> Option<Sequence<T>> {
-        let sequence = match self.waiting.remove(&rank) {
+        let mut sequence = match self.waiting.remove(&rank) {
             Some(waiting) => {
                 let admitted = self.line.take(rank, &waiting.tenant);
                 self.accounts.leave(&waiting.tenant, !admitted);
@@ -105,13 +106,31 @@ impl<T> Queue<T> {
                 sequence
             }
         };
-        forget_deadline(&mut self.deadlines, &sequence);
+        set_due(&mut self.deadlines, &mut sequence, None);
         Some(sequence)
     }
 
-    pub(super) fn expire(&mut self, now: Instant) -> Option<Sequence<T>> {
-        let (deadline, rank) = *self.deadlines.first()?;
-        if deadline > now { None } else { self.remove(rank) }
+    /// Takes out one sequence whose time is over: its deadline, or while it waits the time by which it should run, as
+    /// `due_time` sees it now.
+    pub(super) fn expire(
+        &mut self,
+        now: Instant,
+        due_time: impl Fn(&Sequence<T>) -> Option<Instant>,
+    ) -> Option<Sequence<T>> {
+        loop {
+            let (due, rank) = *self.deadlines.first()?;
+            if due > now {
+                return None;
+            }
+            // The engine may have become quicker since.
+            let again = self.waiting.get_mut(&rank).filter(|waiting| waiting.due < waiting.deadline);
+            match again.map(|waiting| (due_time(waiting), waiting)) {
+                Some((later, waiting)) if later.is_some_and(|later| later > now) => {
+                    set_due(&mut self.deadlines, waiting, later);
+                }
+                _ => return self.remove(rank),
+            }
+        }
     }
 
     pub(super) fn evict(&mut self) -> Option<Sequence<T>> {
@@ -126,7 +145,7 @@ impl<T> Queue<T> {
         running.retain_mut(|running| {
             let sequence = &mut running.sequence;
             if running.leaves {
-                forget_deadline(&mut self.deadlines, sequence);
+                set_due(&mut self.deadlines, sequence, None);
                 self.end_service(sequence);
                 self.accounts.leave(&sequence.tenant, false);
                 sequence.table.release(pool);
@@ -167,8 +186,9 @@ impl<T> Queue<T> {
     }
 }
 
-fn forget_deadline<T>(deadlines: &mut BTreeSet<(Instant, Rank)>, sequence: &Sequence<T>) {
-    if let Some(deadline) = sequence.deadline {
-        deadlines.remove(&(deadline, sequence.rank));
+fn set_due<T>(deadlines: &mut BTreeSet<(Instant, Rank)>, sequence: &mut Sequence<T>, due: Option<Instant>) {
+    if let Some(before) = std::mem::replace(&mut sequence.due, due) {
+        deadlines.remove(&(before, sequence.rank));
     }
+    deadlines.extend(due.map(|due| (due, sequence.rank)));
 }

@@ -22,7 +22,7 @@ use crate::{
     model::scripted::{Controls, Scripted},
     request::Generate,
     sampler::SamplingParams,
-    scheduler::StepLimits,
+    scheduler::{Pacing, Prices, StepLimits},
     stop::{Ending, StopRules},
 };
 
@@ -37,6 +37,7 @@ struct Setup {
     model: Scripted,
     blocks: u64,
     limits: StepLimits,
+    pacing: Pacing,
     capacity: usize,
     prefix_caching: bool,
 }
@@ -47,6 +48,8 @@ impl Default for Setup {
             model: Scripted::unsure(VOCABULARY),
             blocks: 64,
             limits: StepLimits { max_sequences: 8, max_batched_tokens: 16 },
+            // Tests that do not hold the clock must not depend on how fast this machine is.
+            pacing: Pacing { step_stretch: None, refuse_hopeless: false },
             capacity: 64,
             prefix_caching: true,
         }
@@ -70,6 +73,8 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
             prefix_caching: setup.prefix_caching,
         },
         limits: setup.limits,
+        prices: Prices::default(),
+        pacing: setup.pacing,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),
