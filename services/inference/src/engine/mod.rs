@@ -126,9 +126,9 @@ impl<M: Model + ?Sized> Engine<M> {
     }
 
     fn drop_expired(&mut self, now: Instant) {
-        while let Some(sequence) = self.scheduler.expire(now) {
+        while let Some(mut sequence) = self.scheduler.expire(now) {
             let left = sequence.deadline.map(|deadline| deadline.saturating_duration_since(now));
-            match left.filter(|left| !left.is_zero()).zip(self.scheduler.least_time(&sequence)) {
+            match left.filter(|left| !left.is_zero()).zip(self.scheduler.least_time(&mut sequence)) {
                 None => self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired),
                 Some((left, needs)) => {
                     let error = EngineError::Hopeless { prompt_tokens: sequence.prompt_len(), needs, left };

@@ -132,8 +132,8 @@ impl<T> Scheduler<T> {
     }
 
     /// Puts a sequence into the queue.
-    pub fn enqueue(&mut self, sequence: Sequence<T>) {
-        let due = due_time(&self.tempo, &sequence);
+    pub fn enqueue(&mut self, mut sequence: Sequence<T>) {
+        let due = due_time(&self.tempo, &self.pool, &mut sequence);
         self.queue.enqueue(sequence, due);
     }
 
@@ -143,8 +143,8 @@ impl<T> Scheduler<T> {
     }
 
     /// The least time in which a sequence that has not run has its first token, as far as was measured.
-    pub fn least_time(&self, sequence: &Sequence<T>) -> Option<Duration> {
-        self.tempo.least_time(sequence.remaining())
+    pub fn least_time(&self, sequence: &mut Sequence<T>) -> Option<Duration> {
+        self.tempo.least_time(sequence.to_compute(&self.pool))
     }
 
     /// Takes a sequence out, waiting or running, and frees its blocks.
@@ -156,8 +156,8 @@ impl<T> Scheduler<T> {
     /// Takes out one sequence whose deadline has passed, or will have before it can have its first token, and frees its
     /// blocks.
     pub fn expire(&mut self, now: Instant) -> Option<Sequence<T>> {
-        let tempo = &self.tempo;
-        let sequence = self.queue.expire(now, |sequence| due_time(tempo, sequence))?;
+        let (tempo, pool) = (&self.tempo, &self.pool);
+        let sequence = self.queue.expire(now, |sequence| due_time(tempo, pool, sequence))?;
         Some(self.freed(sequence))
     }
 
@@ -266,8 +266,8 @@ impl<T> Scheduler<T> {
 }
 
 /// When a sequence has to run at the latest.
-fn due_time<T>(tempo: &Tempo, sequence: &Sequence<T>) -> Option<Instant> {
+fn due_time<T>(tempo: &Tempo, pool: &BlockPool, sequence: &mut Sequence<T>) -> Option<Instant> {
     let deadline = sequence.deadline?;
-    let least = tempo.least_time(sequence.remaining()).unwrap_or_default();
+    let least = tempo.least_time(sequence.to_compute(pool)).unwrap_or_default();
     Some(deadline.checked_sub(least).unwrap_or(deadline))
 }

@@ -115,7 +115,7 @@ impl<T> Queue<T> {
     pub(super) fn expire(
         &mut self,
         now: Instant,
-        due_time: impl Fn(&Sequence<T>) -> Option<Instant>,
+        due_time: impl Fn(&mut Sequence<T>) -> Option<Instant>,
     ) -> Option<Sequence<T>> {
         loop {
             let (due, rank) = *self.deadlines.first()?;
