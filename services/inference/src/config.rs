@@ -27,6 +27,8 @@ const MASK_THREADS: usize = 1;
 const COMPILE_QUEUE: usize = 64;
 /// Waiting and compiling together.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Places of one tenant: half, so that the busiest still leaves as much to all others.
+const TENANT_SHARE: f64 = 0.5;
 /// How much longer than its decodes alone a step may take for each prompt that waits. At 2, a long prompt gets half of
 /// the engine's time while others stream.
 const STEP_STRETCH: f64 = 2.0;
@@ -92,6 +94,8 @@ pub struct SchedulerConfig {
     pub decode_price: u64,
     /// `max_idle_tenants`: tenants without requests that are remembered at most.
     pub max_idle_tenants: usize,
+    /// `tenant_share`: the part of all places, running and waiting, that one tenant with a name may have.
+    pub tenant_share: f64,
     /// `step_stretch`: how much longer than its decodes alone a step may take for each prompt that waits.
     pub step_stretch: f64,
     /// `refuse_hopeless`: refuse requests that cannot have their first token before their deadline.
@@ -167,6 +171,11 @@ impl SchedulerConfig {
     /// What bounds a step.
     pub fn step_limits(&self) -> StepLimits {
         StepLimits { max_sequences: self.max_sequences, max_batched_tokens: self.max_batched_tokens }
+    }
+
+    /// The most requests of one tenant with a name that are held; at least one.
+    pub fn share(&self) -> usize {
+        ((self.capacity() as f64 * self.tenant_share) as usize).max(1)
     }
 
     /// What tenants are charged.
@@ -246,6 +255,7 @@ impl FromConfig for SchedulerConfig {
                 prices.max_idle_tenants,
                 between(1, 1_000_000),
             ),
+            tenant_share: section.value("tenant_share", TENANT_SHARE, between(0.0, 1.0)),
             step_stretch: section.value("step_stretch", STEP_STRETCH, between(1.0, 1000.0)),
             refuse_hopeless: section.value("refuse_hopeless", true, any()),
         };

@@ -23,6 +23,16 @@ pub enum EngineError {
         /// When a place is likely to be free, by the pace of the last requests.
         retry_after: Duration,
     },
+    /// The tenant has its share of the places.
+    #[error("{held} requests of this tenant are held already, and it may have {share}")]
+    ShareFull {
+        /// Its requests that run or wait.
+        held: usize,
+        /// The most there may be.
+        share: usize,
+        /// When one of the places is likely to be free.
+        retry_after: Duration,
+    },
     /// The process is about to stop: it finishes what it has, and takes nothing new.
     #[error("this replica is draining")]
     Draining,
@@ -70,6 +80,10 @@ impl From<EngineError> for Status {
         match error {
             EngineError::QueueFull { retry_after, .. } => {
                 status::unavailable("QUEUE_FULL", error.to_string(), Some(retry_after))
+            }
+            // The tenant's own doing: another replica would not be fairer to the others.
+            EngineError::ShareFull { retry_after, .. } => {
+                status::exhausted("TENANT_SHARE_FULL", error.to_string(), Some(retry_after))
             }
             EngineError::Draining => status::unavailable("DRAINING", error.to_string(), None),
             EngineError::Stopping => status::unavailable("STOPPING", error.to_string(), None),

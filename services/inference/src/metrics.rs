@@ -61,6 +61,8 @@ pub enum Outcome {
     Stopped,
     /// No place was free.
     QueueFull,
+    /// The tenant had its share of the places.
+    ShareFull,
     /// The process was draining.
     Draining,
 }
@@ -80,6 +82,7 @@ impl Outcome {
             Self::ConstraintFailed => "constraint_failed",
             Self::Stopped => "stopped",
             Self::QueueFull => "queue_full",
+            Self::ShareFull => "share_full",
             Self::Draining => "draining",
         };
         [("outcome", word)]

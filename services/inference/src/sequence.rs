@@ -180,6 +180,12 @@ impl<T> Sequence<T> {
         self.begin_service()
     }
 
+    /// Tokens of its prompt that it was charged for and has found since it had `before`.
+    pub(crate) fn found_since(&self, before: usize) -> usize {
+        let paid = |computed: usize| self.served.max(computed.min(self.prompt_len));
+        paid(self.computed) - paid(before)
+    }
+
     /// Notes that the cache has lost it all.
     pub(crate) fn forget(&mut self) {
         self.computed = 0;

@@ -3,7 +3,8 @@
 //! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
 //! (how tokens reach their caller), `score` (how likely given tokens are), `sharing` (who shares blocks with whom),
 //! `timeline` (times and spans of a request), `status` (how busy it is), `load`
-//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back).
+//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back),
+//! `places` (how many requests are held, and whose).
 //!
 //! Rules:
 //! - `step` is the only thing that moves: commands first, then deadlines, then one plan, one forward pass, and the
@@ -21,6 +22,7 @@ mod inbox;
 mod load;
 mod outbox;
 mod pace;
+mod places;
 mod score;
 mod sharing;
 mod status;
@@ -38,6 +40,7 @@ pub use handle::EngineHandle;
 pub(crate) use load::Plan;
 pub use outbox::{Event, Finished, Generation};
 pub use pace::{Gate, Pace};
+pub(crate) use places::Places;
 pub use status::EngineStatus;
 pub use timeline::Timings;
 

@@ -1,12 +1,10 @@
 //! What the engine keeps with a sequence: who waits for it, and what is done with what the model gives.
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     outbox::{Event, Finished, Outbox},
+    places::Place,
     score::{PromptScores, Score, Scoring},
     timeline::Timeline,
 };
@@ -28,7 +26,7 @@ pub(super) struct Work {
     pub(super) timeline: Timeline,
     pub(super) answer: Answer,
     /// Held as long as the request is.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 /// Who waits, and for what.
@@ -99,7 +97,7 @@ struct Seen {
 
 impl Work {
     /// The continuation of a request that speaks into `outbox`.
-    pub(super) fn of(request: &Generate, outbox: Outbox, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn of(request: &Generate, outbox: Outbox, place: Place) -> Self {
         let chooser = Chooser::new(request.params.clone(), request.top_logprobs, &request.prompt);
         let chooser = chooser.of_continuation(outbox.index);
         // The first tells of the prompt, for all.

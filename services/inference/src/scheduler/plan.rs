@@ -73,9 +73,11 @@ impl<T> Scheduler<T> {
     fn plan_prompt(&mut self, index: usize, batch: &mut Batch) {
         let left = self.budget_left(batch);
         let sequence = &mut self.queue.running[index].sequence;
-        let before = sequence.cached();
+        let (before, cached) = (sequence.computed(), sequence.cached());
         sequence.catch_up(&mut self.pool);
-        self.prefix.hit_tokens += (sequence.cached() - before) as u64;
+        self.prefix.hit_tokens += (sequence.cached() - cached) as u64;
+        self.queue.pay_back_found(index, before);
+        let sequence = &mut self.queue.running[index].sequence;
         if !sequence.awaits(&self.underway, &self.pool) {
             let rows = sequence.remaining().min(left);
             sequence.announce(rows, &mut self.underway, &self.pool);

@@ -91,6 +91,16 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Pays back what a running sequence was charged for tokens that it has found since it had `before`.
+    pub(super) fn pay_back_found(&mut self, index: usize, before: usize) {
+        let sequence = &self.running[index].sequence;
+        let found = sequence.found_since(before);
+        if found > 0 {
+            self.accounts.pay_back(&sequence.tenant, found);
+            self.line.paid_back(&sequence.tenant, &self.accounts);
+        }
+    }
+
     pub(super) fn remove(&mut self, rank: Rank) -> Option<Sequence<T>> {
         let mut sequence = match self.waiting.remove(&rank) {
             Some(waiting) => {

@@ -55,7 +55,8 @@ impl<T> Sequence<T> {
 
     /// Tokens that it would have to compute if it ran now.
     pub(crate) fn to_compute(&mut self, pool: &BlockPool) -> usize {
-        self.remaining() - self.look_up(pool).0 * pool.block_size()
+        let found = self.look_up(pool).0 * pool.block_size();
+        self.tokens.len() - found.max(self.computed)
     }
 
     /// How many blocks of its beginning are there, and how many of these nobody holds.

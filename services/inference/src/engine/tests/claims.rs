@@ -262,7 +262,7 @@ fn what_the_inference_extension_reads_has_the_names_that_it_knows() {
 async fn measured() -> Bench {
     let pacing = Pacing { step_stretch: Some(2.0), refuse_hopeless: true };
     let mut bench = Bench::new(Setup { pacing, ..Setup::default() });
-    let mut first = bench.start(request(&[1; 64], 1));
+    let mut first = bench.start(request(&[9; 64], 1));
     while bench.engine.step() == Turn::Worked {
         tokio::time::advance(Duration::from_millis(100)).await;
     }
@@ -311,4 +311,18 @@ async fn a_request_that_waits_is_refused_as_soon_as_it_has_become_hopeless() {
         "at 750 ms, when 200 are left, not at the deadline: after {steps} steps"
     );
     assert!(matches!(heard(&mut waits).pop(), Some(Err(EngineError::Hopeless { .. }))));
+}
+
+#[test]
+fn a_tenant_that_has_its_share_is_refused_and_others_are_not() {
+    let bench = Bench::new(Setup { capacity: 4, ..Setup::default() });
+    let of = |tenant: &str| Generate { tenant: tenant.into(), ..request(&[1], 1) };
+    let _held = [bench.start(of("noisy")), bench.start(of("noisy"))];
+    let refused = bench.handle.generate(of("noisy"), None).unwrap_err();
+    assert!(matches!(refused, EngineError::ShareFull { held: 2, share: 2, .. }), "{refused:?}");
+    let status = tonic::Status::from(refused);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(weft_runtime::status::reason_of(&status).as_deref(), Some("TENANT_SHARE_FULL"));
+    assert!(bench.handle.generate(of("quiet"), None).is_ok());
+    assert_eq!(bench.count_of(Outcome::ShareFull), 1);
 }

@@ -12,7 +12,6 @@ mod traces;
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::Semaphore;
 use weft_runtime::{Context, Process, RuntimeConfig};
 
 use super::{handle::Door, inbox::Inbox, *};
@@ -56,6 +55,11 @@ impl Default for Setup {
     }
 }
 
+/// Places of which a tenant with a name may have half.
+fn places(capacity: usize) -> Arc<Places> {
+    Places::new(capacity, capacity / 2)
+}
+
 /// An engine under a test's thumb.
 struct Bench {
     engine: Engine<Scripted>,
@@ -93,8 +97,7 @@ impl Bench {
             inbox: sender,
             sent: Default::default(),
             arrivals: Default::default(),
-            places: Arc::new(Semaphore::new(setup.capacity)),
-            capacity: setup.capacity,
+            places: places(setup.capacity),
             sharing: loaded.sharing,
             status: loaded.status,
             metrics,
