@@ -89,7 +89,8 @@ async fn a_gate_lets_through_as_many_steps_as_a_test_wants() {
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let setup = Setup::default();
     let (plan, pace) = (plan(&setup, &context), Pace::default());
-    let started = start_stepped(plan, places(8), &context, Box::new(setup.model), pace.clone()).await.unwrap();
+    let started =
+        start_stepped(plan, places(8), &context, Box::new(setup.model), pace.clone()).await.unwrap();
     pace.gate.close();
     let mut generation = started.handle.generate(request(&[1, 2, 3], 50), None).unwrap();
     pace.gate.held().await;
