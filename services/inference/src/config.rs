@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty, positive};
 use weft_weights::Format;
 
-use crate::scheduler::StepLimits;
+use crate::scheduler::{Pacing, Prices, StepLimits};
 
 /// Tokens in a block: small enough that little of a last block is wasted, large enough that tables stay short.
 const BLOCK_SIZE: usize = 16;
@@ -28,6 +28,11 @@ const MASK_THREADS: usize = 1;
 const COMPILE_QUEUE: usize = 64;
 /// Waiting and compiling together.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Places of one tenant: half, so that the busiest still leaves as much to all others.
+const TENANT_SHARE: f64 = 0.5;
+/// How much longer than its decodes alone a step may take for each prompt that waits. At 2, a long prompt gets half of
+/// the engine's time while others stream.
+const STEP_STRETCH: f64 = 2.0;
 /// Inputs of one Embed call: the contract's bound.
 const MAX_EMBED_INPUTS: usize = 256;
 
@@ -94,6 +99,18 @@ pub struct SchedulerConfig {
     pub max_batched_tokens: usize,
     /// `max_waiting`: the most requests that wait while the batch is full.
     pub max_waiting: usize,
+    /// `prefill_price`: what a prompt's token counts for in fairness between tenants.
+    pub prefill_price: u64,
+    /// `decode_price`: what a generated token counts for.
+    pub decode_price: u64,
+    /// `max_idle_tenants`: tenants without requests that are remembered at most.
+    pub max_idle_tenants: usize,
+    /// `tenant_share`: the part of all places, running and waiting, that one tenant with a name may have.
+    pub tenant_share: f64,
+    /// `step_stretch`: how much longer than its decodes alone a step may take for each prompt that waits.
+    pub step_stretch: f64,
+    /// `refuse_hopeless`: refuse requests that cannot have their first token before their deadline.
+    pub refuse_hopeless: bool,
 }
 
 /// `[limits]`: what a request may ask for.
@@ -182,6 +199,22 @@ impl SchedulerConfig {
         StepLimits { max_sequences: self.max_sequences, max_batched_tokens: self.max_batched_tokens }
     }
 
+    /// The most requests of one tenant with a name that are held; at least one.
+    pub fn share(&self) -> usize {
+        ((self.capacity() as f64 * self.tenant_share) as usize).max(1)
+    }
+
+    /// What tenants are charged.
+    pub fn prices(&self) -> Prices {
+        let Self { prefill_price: prefill, decode_price: decode, max_idle_tenants, .. } = *self;
+        Prices { prefill, decode, max_idle_tenants }
+    }
+
+    /// How steps are bounded by time.
+    pub fn pacing(&self) -> Pacing {
+        Pacing { step_stretch: Some(self.step_stretch), refuse_hopeless: self.refuse_hopeless }
+    }
+
     /// The most requests that are held, running or waiting.
     pub fn capacity(&self) -> usize {
         self.max_sequences + self.max_waiting
@@ -240,10 +273,21 @@ impl FromConfig for KvCacheConfig {
 
 impl FromConfig for SchedulerConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
+        let prices = Prices::default();
         let config = Self {
             max_sequences: section.value("max_sequences", MAX_SEQUENCES, between(1, 4096)),
             max_batched_tokens: section.value("max_batched_tokens", MAX_BATCHED_TOKENS, at_least(1)),
             max_waiting: section.value("max_waiting", MAX_WAITING, between(0, 1_000_000)),
+            prefill_price: section.value("prefill_price", prices.prefill, between(1, 1000)),
+            decode_price: section.value("decode_price", prices.decode, between(1, 1000)),
+            max_idle_tenants: section.value(
+                "max_idle_tenants",
+                prices.max_idle_tenants,
+                between(1, 1_000_000),
+            ),
+            tenant_share: section.value("tenant_share", TENANT_SHARE, between(0.0, 1.0)),
+            step_stretch: section.value("step_stretch", STEP_STRETCH, between(1.0, 1000.0)),
+            refuse_hopeless: section.value("refuse_hopeless", true, any()),
         };
         let sequences = config.max_sequences;
         if config.max_batched_tokens < sequences {

@@ -24,6 +24,16 @@ pub enum EngineError {
         /// When a place is likely to be free, by the pace of the last requests.
         retry_after: Duration,
     },
+    /// The tenant has its share of the places.
+    #[error("{held} requests of this tenant are held already, and it may have {share}")]
+    ShareFull {
+        /// Its requests that run or wait.
+        held: usize,
+        /// The most there may be.
+        share: usize,
+        /// When one of the places is likely to be free.
+        retry_after: Duration,
+    },
     /// The process is about to stop: it finishes what it has, and takes nothing new.
     #[error("this replica is draining")]
     Draining,
@@ -33,6 +43,19 @@ pub enum EngineError {
     /// The caller's time was over before the request was done.
     #[error("the deadline passed before the request was done")]
     Expired,
+    /// The caller's time will be over before its first token can be there.
+    #[error(
+        "the deadline is {left:.1?} away, and a prompt of {prompt_tokens} tokens takes at least {needs:.1?} until its \
+         first token, even if nothing else ran"
+    )]
+    Hopeless {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// The least time until its first token, by what was measured.
+        needs: Duration,
+        /// Until the deadline.
+        left: Duration,
+    },
     /// The model could not compute the step.
     #[error("{0}")]
     Step(String),
@@ -59,10 +82,16 @@ impl From<EngineError> for Status {
             EngineError::QueueFull { retry_after, .. } => {
                 status::unavailable("QUEUE_FULL", error.to_string(), Some(retry_after))
             }
+            // The tenant's own doing: another replica would not be fairer to the others.
+            EngineError::ShareFull { retry_after, .. } => {
+                status::exhausted("TENANT_SHARE_FULL", error.to_string(), Some(retry_after))
+            }
             EngineError::Draining => status::unavailable("DRAINING", error.to_string(), None),
             EngineError::Stopping => status::unavailable("STOPPING", error.to_string(), None),
             EngineError::Gone => status::unavailable("ENGINE_STOPPED", error.to_string(), None),
-            EngineError::Expired => status::answer(Code::DeadlineExceeded, &error),
+            EngineError::Expired | EngineError::Hopeless { .. } => {
+                status::answer(Code::DeadlineExceeded, &error)
+            }
             EngineError::Guide(GuideError::TooComplex { field } | GuideError::DeadEnd { field }) => {
                 status::violation(field, &error.to_string())
             }

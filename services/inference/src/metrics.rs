@@ -2,7 +2,7 @@
 
 mod prefix;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     metrics::{
@@ -19,6 +19,9 @@ pub use prefix::PrefixMetrics;
 
 /// A label and its value.
 type Label = [(&'static str, &'static str); 1];
+
+/// The labels of how the cache is cut.
+type Shape = [(&'static str, String); 2];
 
 /// A part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub enum Outcome {
     Aborted,
     /// The deadline passed.
     Expired,
+    /// The deadline could not have been met.
+    Hopeless,
     /// Its step failed.
     StepFailed,
     /// No token could be chosen, or no embedding made, from what the model gave.
@@ -56,6 +61,8 @@ pub enum Outcome {
     Stopped,
     /// No place was free.
     QueueFull,
+    /// The tenant had its share of the places.
+    ShareFull,
     /// The process was draining.
     Draining,
 }
@@ -69,11 +76,13 @@ impl Outcome {
             Self::Scored => "scored",
             Self::Aborted => "aborted",
             Self::Expired => "expired",
+            Self::Hopeless => "hopeless",
             Self::StepFailed => "step_failed",
             Self::UnusableOutput => "unusable_output",
             Self::ConstraintFailed => "constraint_failed",
             Self::Stopped => "stopped",
             Self::QueueFull => "queue_full",
+            Self::ShareFull => "share_full",
             Self::Draining => "draining",
         };
         [("outcome", word)]
@@ -87,6 +96,10 @@ pub struct EngineMetrics {
     pub waiting: Gauge,
     /// Requests that run.
     pub running: Gauge,
+    /// Tenants whose accounts are kept.
+    pub tenants: Gauge,
+    /// The held part of the cache, from 0 to 1.
+    pub cache_use: Gauge<f64, AtomicU64>,
     /// Blocks of the cache that are held.
     pub blocks_used: Gauge,
     /// Blocks of the cache.
@@ -95,6 +108,10 @@ pub struct EngineMetrics {
     pub step_rows: Histogram,
     /// From arrival to the first step.
     pub queue_time: Histogram,
+    /// From the first step to the first token.
+    pub prefill_time: Histogram,
+    /// From the first token to the last.
+    pub decode_time: Histogram,
     /// From arrival to the first token.
     pub time_to_first_token: Histogram,
     /// Mean time between tokens of a request, after the first.
@@ -111,6 +128,7 @@ pub struct EngineMetrics {
     forward: Histogram,
     sample: Histogram,
     ended: Family<Label, Counter>,
+    cache_shape: Family<Shape, Gauge>,
 }
 
 /// From 0.1 ms, doubling, to 3.3 s: parts of a step.
@@ -137,10 +155,14 @@ impl EngineMetrics {
         let this = Self {
             waiting: Gauge::default(),
             running: Gauge::default(),
+            tenants: Gauge::default(),
+            cache_use: Gauge::default(),
             blocks_used: Gauge::default(),
             blocks_total: Gauge::default(),
             step_rows: Histogram::new(exponential_buckets(1.0, 2.0, 14)),
             queue_time: Histogram::new(wait_buckets()),
+            prefill_time: Histogram::new(wait_buckets()),
+            decode_time: Histogram::new(wait_buckets()),
             time_to_first_token: Histogram::new(wait_buckets()),
             time_per_output_token: Histogram::new(step_buckets()),
             preemptions: Counter::default(),
@@ -151,10 +173,12 @@ impl EngineMetrics {
             forward: part("forward"),
             sample: part("sample"),
             ended: Family::default(),
+            cache_shape: Family::default(),
         };
         registry.register("weft_step_seconds", "How long each part of a step took", parts);
         registry.register("weft_tokens", "Tokens prefilled and generated", tokens);
         this.register_rest(registry);
+        this.register_aliases(registry);
         this
     }
 
@@ -162,12 +186,15 @@ impl EngineMetrics {
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("weft_requests_waiting", "Requests that wait for a place in the batch", &self.waiting);
         gauge("weft_requests_running", "Requests in the batch", &self.running);
+        gauge("weft_tenants_known", "Tenants whose share of the engine is kept in mind", &self.tenants);
         gauge("weft_kv_blocks_used", "Blocks of the KV cache that are held", &self.blocks_used);
         gauge("weft_kv_blocks_total", "Blocks of the KV cache", &self.blocks_total);
         let mut histogram =
             |name: &str, help: &str, histogram: &Histogram| registry.register(name, help, histogram.clone());
         histogram("weft_step_rows", "Rows of a step", &self.step_rows);
         histogram("weft_queue_seconds", "From arrival to the first step", &self.queue_time);
+        histogram("weft_prefill_seconds", "From the first step to the first token", &self.prefill_time);
+        histogram("weft_decode_seconds", "From the first token to the last", &self.decode_time);
         let (first, each) = (&self.time_to_first_token, &self.time_per_output_token);
         histogram("weft_time_to_first_token_seconds", "From arrival to the first token", first);
         histogram("weft_time_per_output_token_seconds", "Mean time between a request's tokens", each);
@@ -177,6 +204,24 @@ impl EngineMetrics {
             self.preemptions.clone(),
         );
         registry.register("weft_requests_ended", "Requests by how they ended", self.ended.clone());
+    }
+
+    /// The names by which the Gateway API Inference Extension's endpoint picker knows these gauges: those of vLLM.
+    fn register_aliases(&self, registry: &mut Registry) {
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("vllm:num_requests_waiting", "As weft_requests_waiting", &self.waiting);
+        gauge("vllm:num_requests_running", "As weft_requests_running", &self.running);
+        let help = "Part of the KV cache that is held, from 0 to 1";
+        registry.register("vllm:kv_cache_usage_perc", help, self.cache_use.clone());
+        let help = "How the KV cache is cut; always 1";
+        registry.register("vllm:cache_config_info", help, self.cache_shape.clone());
+    }
+
+    /// Says how the cache is cut, which does not change.
+    pub fn cache_is(&self, blocks: usize, block_size: usize) {
+        self.blocks_total.set(blocks as i64);
+        let labels = [("block_size", block_size.to_string()), ("num_gpu_blocks", blocks.to_string())];
+        self.cache_shape.get_or_create(&labels).set(1);
     }
 
     /// Notes how long a part of a step took.

@@ -19,6 +19,11 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// The priority, higher ones first.
+    pub fn priority(self) -> Reverse<i32> {
+        self.priority
+    }
+
     /// The rank of the `arrival`-th request, of this priority.
     pub fn new(priority: i32, arrival: u64) -> Self {
         Self { priority: Reverse(priority), arrival }
@@ -48,6 +53,8 @@ pub struct Sequence<T> {
     pub tenant: Tenant,
     /// When its caller stops waiting.
     pub deadline: Option<Instant>,
+    /// When it has to run at the latest, while it waits; then its deadline.
+    pub(crate) due: Option<Instant>,
     /// What it runs for.
     pub goal: Goal,
     /// The engine's own.
@@ -67,6 +74,8 @@ pub struct Sequence<T> {
     computed: usize,
     /// Tokens of the prompt whose successor has been judged.
     scored: usize,
+    /// Tokens of the prompt that were computed at least once, or found: whoever pays has paid for them.
+    served: usize,
 }
 
 impl<T> Sequence<T> {
@@ -77,6 +86,7 @@ impl<T> Sequence<T> {
             rank,
             tenant: Tenant::default(),
             deadline: None,
+            due: None,
             goal,
             adapter: None,
             prompt_top: None,
@@ -88,6 +98,7 @@ impl<T> Sequence<T> {
             tokens: prompt,
             computed: 0,
             scored: 0,
+            served: 0,
         }
     }
 
@@ -166,6 +177,23 @@ impl<T> Sequence<T> {
         self.scored = self.scored.max(self.unscored(rows).end);
         self.computed += rows;
         debug_assert!(self.computed <= self.tokens.len(), "more was computed than there is");
+    }
+
+    /// Notes that it is about to run. Answers how many tokens of its prompt will be computed for the first time.
+    pub(crate) fn begin_service(&mut self) -> usize {
+        self.served = self.served.max(self.computed.min(self.prompt_len));
+        self.prompt_len - self.served
+    }
+
+    /// Notes that it runs no more. Answers how many tokens of its prompt were not computed.
+    pub(crate) fn end_service(&mut self) -> usize {
+        self.begin_service()
+    }
+
+    /// Tokens of its prompt that it was charged for and has found since it had `before`.
+    pub(crate) fn found_since(&self, before: usize) -> usize {
+        let paid = |computed: usize| self.served.max(computed.min(self.prompt_len));
+        paid(self.computed) - paid(before)
     }
 
     /// Notes that the cache has lost it all.

@@ -1,12 +1,14 @@
 //! From configuration to a service.
 
+use std::sync::Arc;
+
 use weft_runtime::{BoxError, Context, Services};
 
 use crate::{
     adapters::Adapters,
     config::{Config, ModelConfig},
     constraint::{Compiler, ConstraintMetrics, Source},
-    engine::{EngineHandle, Pace, Plan, Started, start_stepped as step_as_task, start_thread},
+    engine::{EngineHandle, Pace, Places, Plan, Started, start_stepped as step_as_task, start_thread},
     error::StartError,
     grpc,
     metrics::EngineMetrics,
@@ -54,7 +56,7 @@ where
     F: FnOnce() -> Result<Box<dyn Model>, BoxError> + Send + 'static,
 {
     let plan = plan(&config, &context);
-    let started = start_thread(plan, config.scheduler.capacity(), &context, factory).await?;
+    let started = start_thread(plan, places(&config), &context, factory).await?;
     serve(&config, started, &context).await
 }
 
@@ -69,8 +71,13 @@ pub async fn start_stepped(
     pace: Pace,
 ) -> Result<Running, StartError> {
     let plan = plan(&config, &context);
-    let started = step_as_task(plan, config.scheduler.capacity(), &context, model, pace).await?;
+    let started = step_as_task(plan, places(&config), &context, model, pace).await?;
     serve(&config, started, &context).await
+}
+
+/// One for each request that may be held.
+fn places(config: &Config) -> Arc<Places> {
+    Places::new(config.scheduler.capacity(), config.scheduler.share())
 }
 
 fn plan(config: &Config, context: &Context) -> Plan {
@@ -78,6 +85,8 @@ fn plan(config: &Config, context: &Context) -> Plan {
         model_id: model_id(&config.model),
         kv_cache: config.kv_cache.clone(),
         limits: config.scheduler.step_limits(),
+        prices: config.scheduler.prices(),
+        pacing: config.scheduler.pacing(),
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),

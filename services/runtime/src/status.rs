@@ -150,6 +150,16 @@ pub fn unavailable(
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
+/// `RESOURCE_EXHAUSTED` with an `ErrorInfo{reason, domain: "weft"}` and, where known, a `RetryInfo`: the caller asks for
+/// more than its share, and no replica would give it.
+pub fn exhausted(reason: &'static str, message: impl Into<String>, retry_after: Option<Duration>) -> Status {
+    let mut details = info(reason);
+    if let Some(after) = retry_after {
+        details.set_retry_info(Some(after));
+    }
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// Any code with an `ErrorInfo{reason, domain: "weft"}`.
 pub fn with_reason(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
     Status::with_error_details(code, message, info(reason))

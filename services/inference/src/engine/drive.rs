@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, oneshot},
-};
+use tokio::{runtime::Handle, sync::oneshot};
 use weft_runtime::{
     BoxError, Context,
     drain::{Drain, Phase},
@@ -20,6 +17,7 @@ use super::{
     handle::Door,
     inbox::{self, Inbox},
     load::{Loaded, Plan, timed},
+    places::Places,
 };
 use crate::{
     error::{EngineError, StartError},
@@ -38,7 +36,7 @@ pub(crate) struct Started {
 /// What the door is built from, beside what the engine says of itself.
 struct DoorPlan {
     inbox: inbox::Sender,
-    capacity: usize,
+    places: Arc<Places>,
     metrics: EngineMetrics,
     drain: Drain,
 }
@@ -49,7 +47,7 @@ struct DoorPlan {
 /// The thread, the model, the cache or the first steps.
 pub(crate) async fn start_thread<F>(
     plan: Plan,
-    capacity: usize,
+    places: Arc<Places>,
     context: &Context,
     factory: F,
 ) -> Result<Started, StartError>
@@ -57,7 +55,7 @@ where
     F: FnOnce() -> Result<Box<dyn Model>, BoxError> + Send + 'static,
 {
     let (sender, inbox) = Inbox::new();
-    let door = DoorPlan::new(sender, capacity, &plan, context);
+    let door = DoorPlan::new(sender, places, &plan, context);
     let (ready, is_ready) = oneshot::channel();
     let (ended, has_ended) = oneshot::channel();
     let runtime = Handle::current();
@@ -114,13 +112,13 @@ where
 /// The cache or the first steps.
 pub(crate) async fn start_stepped(
     plan: Plan,
-    capacity: usize,
+    places: Arc<Places>,
     context: &Context,
     model: Box<dyn Model + Send>,
     pace: Pace,
 ) -> Result<Started, StartError> {
     let (sender, inbox) = Inbox::new();
-    let door = DoorPlan::new(sender, capacity, &plan, context);
+    let door = DoorPlan::new(sender, places, &plan, context);
     let (mut engine, loaded) = Engine::prepare(plan, inbox, model)?;
     context.tasks.spawn("engine", async move {
         loop {
@@ -142,8 +140,8 @@ pub(crate) async fn start_stepped(
 }
 
 impl DoorPlan {
-    fn new(inbox: inbox::Sender, capacity: usize, plan: &Plan, context: &Context) -> Self {
-        Self { inbox, capacity, metrics: plan.metrics.clone(), drain: context.drain.clone() }
+    fn new(inbox: inbox::Sender, places: Arc<Places>, plan: &Plan, context: &Context) -> Self {
+        Self { inbox, places, metrics: plan.metrics.clone(), drain: context.drain.clone() }
     }
 
     fn open(self, loaded: Loaded) -> Started {
@@ -151,8 +149,7 @@ impl DoorPlan {
             inbox: self.inbox,
             sent: AtomicU64::new(0),
             arrivals: AtomicU64::new(0),
-            places: Arc::new(Semaphore::new(self.capacity)),
-            capacity: self.capacity,
+            places: self.places,
             sharing: loaded.sharing,
             status: loaded.status,
             metrics: self.metrics,

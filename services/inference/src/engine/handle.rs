@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{oneshot, watch},
     time::Instant,
 };
 use weft_runtime::drain::{Drain, Phase};
@@ -14,6 +14,7 @@ use weft_runtime::drain::{Drain, Phase};
 use super::{
     inbox::{self, Command},
     outbox::{AbortOnDrop, Generation, channel_for},
+    places::{Full, Place, Places},
     sharing::Sharing,
     status::EngineStatus,
     timeline::Timeline,
@@ -24,7 +25,7 @@ use crate::{
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
     request::Generate,
-    sequence::{Goal, Rank, Sequence},
+    sequence::{Goal, Rank, Sequence, Tenant},
 };
 
 /// The shortest and the longest time after which a refused caller is told to come back.
@@ -43,9 +44,7 @@ pub(super) struct Door {
     pub(super) inbox: inbox::Sender,
     pub(super) sent: AtomicU64,
     pub(super) arrivals: AtomicU64,
-    /// One for each request that may be held, running or waiting.
-    pub(super) places: Arc<Semaphore>,
-    pub(super) capacity: usize,
+    pub(super) places: Arc<Places>,
     pub(super) sharing: Sharing,
     pub(super) status: watch::Receiver<EngineStatus>,
     pub(super) metrics: EngineMetrics,
@@ -91,13 +90,13 @@ impl EngineHandle {
     /// # Errors
     /// No place is free, or the process is about to stop. All else arrives in the stream.
     pub fn generate(&self, request: Generate, deadline: Option<Instant>) -> Result<Generation, EngineError> {
-        let mut places = self.door.place(request.continuations)?;
+        let mut places = self.door.place(request.continuations, &request.tenant)?;
         let root = self.door.sharing.root(&request, self.door.arrivals.load(Ordering::Relaxed));
         let told = request.prompt_top_logprobs.map_or(0, |_| request.prompt.len());
         let (outboxes, events) = channel_for(request.continuations, request.rules.max_tokens(), told);
         let mut aborts = Vec::with_capacity(outboxes.len());
         for outbox in outboxes {
-            let place = places.split(1).ok_or(EngineError::Gone)?;
+            let place = places.split_one().ok_or(EngineError::Gone)?;
             let rank = self.door.next_rank(request.priority);
             let prompt_top = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
             let work = Work::of(&request, outbox, place);
@@ -139,22 +138,17 @@ impl EngineHandle {
         deadline: Option<Instant>,
         prepare: impl Fn(Vec<u32>, Reply<T>) -> Pending,
     ) -> Result<Replies<T>, EngineError> {
-        let mut places = self.door.place(inputs.len())?;
+        let mut places = self.door.place(inputs.len(), &Tenant::default())?;
         let mut replies = Vec::with_capacity(inputs.len());
         for input in inputs {
-            let place = places.split(1).ok_or(EngineError::Gone)?;
+            let place = places.split_one().ok_or(EngineError::Gone)?;
             let (reply, receiver) = oneshot::channel();
             replies.push((receiver, self.submit(prepare(input, reply), place, deadline)));
         }
         Ok(Replies(replies))
     }
 
-    fn submit(
-        &self,
-        pending: Pending,
-        place: OwnedSemaphorePermit,
-        deadline: Option<Instant>,
-    ) -> AbortOnDrop {
+    fn submit(&self, pending: Pending, place: Place, deadline: Option<Instant>) -> AbortOnDrop {
         let rank = self.door.next_rank(0);
         let work = Work { timeline: Timeline::arrive(0), answer: pending.answer, _place: place };
         let sequence = Sequence::new(rank, pending.goal, pending.input, work)
@@ -192,28 +186,33 @@ impl EngineHandle {
 
 impl Door {
     /// Takes `count` places, all or none.
-    fn place(&self, count: usize) -> Result<OwnedSemaphorePermit, EngineError> {
+    fn place(&self, count: usize, tenant: &Tenant) -> Result<Place, EngineError> {
         let (error, outcome) = if self.inbox.is_closed() {
             (EngineError::Gone, Outcome::Stopped)
         } else if self.drain.phase() >= Phase::Draining {
             (EngineError::Draining, Outcome::Draining)
         } else {
-            let places = Arc::clone(&self.places);
-            match places.try_acquire_many_owned(u32::try_from(count).unwrap_or(u32::MAX)) {
+            match self.places.take(count, tenant) {
                 Ok(place) => return Ok(place),
-                Err(_) => (self.queue_full(count), Outcome::QueueFull),
+                Err(Full::All { held, capacity }) => {
+                    let retry_after = self.free_after((held + count).saturating_sub(capacity));
+                    (EngineError::QueueFull { held, capacity, retry_after }, Outcome::QueueFull)
+                }
+                Err(Full::Share { held, share }) => {
+                    let retry_after = self.free_after((held + count).saturating_sub(share));
+                    (EngineError::ShareFull { held, share, retry_after }, Outcome::ShareFull)
+                }
             }
         };
         self.metrics.ended(outcome);
         Err(error)
     }
 
-    fn queue_full(&self, wanted: usize) -> EngineError {
-        let held = self.capacity - self.places.available_permits();
-        let missing = u32::try_from((held + wanted).saturating_sub(self.capacity).max(1)).unwrap_or(u32::MAX);
+    /// When so many places are likely to be free.
+    fn free_after(&self, missing: usize) -> std::time::Duration {
+        let missing = u32::try_from(missing.max(1)).unwrap_or(u32::MAX);
         let pace = self.status.borrow().place_frees_every;
-        let retry_after = pace.saturating_mul(missing).clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
-        EngineError::QueueFull { held, capacity: self.capacity, retry_after }
+        pace.saturating_mul(missing).clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end())
     }
 
     fn next_rank(&self, priority: i32) -> Rank {

@@ -21,7 +21,7 @@ use crate::{
     metrics::EngineMetrics,
     model::{AdapterLoader, Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
     sampler::Sampler,
-    scheduler::{Scheduler, StepLimits},
+    scheduler::{Pacing, Prices, Scheduler, StepLimits},
 };
 
 /// Tokens of the prompt that warms the model up.
@@ -38,6 +38,10 @@ pub(crate) struct Plan {
     pub(crate) kv_cache: KvCacheConfig,
     /// The steps.
     pub(crate) limits: StepLimits,
+    /// What tenants are charged.
+    pub(crate) prices: Prices,
+    /// How steps are bounded by time.
+    pub(crate) pacing: Pacing,
     /// Where it counts.
     pub(crate) metrics: EngineMetrics,
     /// Holds once the model is warm, and as long as its steps succeed.
@@ -61,8 +65,9 @@ impl<M: Model + ?Sized> Engine<M> {
         let block_size = plan.kv_cache.block_size;
         let blocks = blocks_of(&plan.kv_cache, model.info())?;
         model.allocate_cache(blocks as usize, block_size).map_err(|error| StartError::Cache(error.into()))?;
-        let scheduler = Scheduler::new(plan.limits, BlockPool::new(blocks, block_size));
-        let (reporter, status) = Reporter::new(plan.metrics, blocks as usize);
+        let pool = BlockPool::new(blocks, block_size);
+        let scheduler = Scheduler::new(plan.limits, pool).charging(plan.prices).paced(plan.pacing);
+        let (reporter, status) = Reporter::new(plan.metrics, blocks as usize, block_size);
         let (sharing, adapter_loader) = (Sharing::of(&plan.kv_cache, model.info()), model.adapter_loader());
         let loaded = Loaded { info: model.info().clone(), status, sharing, adapter_loader };
         let mut engine = Self {
@@ -74,6 +79,7 @@ impl<M: Model + ?Sized> Engine<M> {
             condition: plan.condition,
             failure: plan.failure,
             failures: 0,
+            last_began: None,
             model_id: plan.model_id,
             model,
         };

@@ -3,7 +3,8 @@
 //! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
 //! (how tokens reach their caller), `score` (how likely given tokens are), `sharing` (who shares blocks with whom),
 //! `timeline` (times and spans of a request), `status` (how busy it is), `load`
-//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back).
+//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back),
+//! `places` (how many requests are held, and whose).
 //!
 //! Rules:
 //! - `step` is the only thing that moves: commands first, then deadlines, then one plan, one forward pass, and the
@@ -21,6 +22,7 @@ mod inbox;
 mod load;
 mod outbox;
 mod pace;
+mod places;
 mod score;
 mod sharing;
 mod status;
@@ -38,6 +40,7 @@ pub use handle::EngineHandle;
 pub(crate) use load::Plan;
 pub use outbox::{Event, Finished, Generation};
 pub use pace::{Gate, Pace};
+pub(crate) use places::Places;
 pub use status::EngineStatus;
 pub use timeline::Timings;
 
@@ -77,6 +80,8 @@ pub(crate) struct Engine<M: Model + ?Sized> {
     condition: Condition,
     failure: Failure,
     failures: u32,
+    /// When the last step began, if it ran a batch.
+    last_began: Option<Instant>,
     model_id: String,
     model: Box<M>,
 }
@@ -85,6 +90,9 @@ impl<M: Model + ?Sized> Engine<M> {
     /// One step: what arrived, who expired, a plan, a forward pass, the tokens.
     pub(crate) fn step(&mut self) -> Turn {
         let began = Instant::now();
+        if let Some(last) = self.last_began.take() {
+            self.scheduler.took(began - last);
+        }
         if self.take_commands(began) == Turn::Stopped {
             return Turn::Stopped;
         }
@@ -94,6 +102,7 @@ impl<M: Model + ?Sized> Engine<M> {
             return Turn::Idle;
         }
         self.run_batch(began);
+        self.last_began = Some(began);
         self.publish();
         Turn::Worked
     }
@@ -120,8 +129,15 @@ impl<M: Model + ?Sized> Engine<M> {
     }
 
     fn drop_expired(&mut self, now: Instant) {
-        while let Some(sequence) = self.scheduler.expire(now) {
-            self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired);
+        while let Some(mut sequence) = self.scheduler.expire(now) {
+            let left = sequence.deadline.map(|deadline| deadline.saturating_duration_since(now));
+            match left.filter(|left| !left.is_zero()).zip(self.scheduler.least_time(&mut sequence)) {
+                None => self.let_go(sequence, Some(EngineError::Expired), Outcome::Expired),
+                Some((left, needs)) => {
+                    let error = EngineError::Hopeless { prompt_tokens: sequence.prompt_len(), needs, left };
+                    self.let_go(sequence, Some(error), Outcome::Hopeless);
+                }
+            }
         }
     }
 

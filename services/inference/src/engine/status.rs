@@ -54,8 +54,12 @@ const NEWEST: f64 = 0.2;
 const FIRST_GUESS: Duration = Duration::from_secs(1);
 
 impl Reporter {
-    pub(super) fn new(metrics: EngineMetrics, blocks_total: usize) -> (Self, watch::Receiver<EngineStatus>) {
-        metrics.blocks_total.set(blocks_total as i64);
+    pub(super) fn new(
+        metrics: EngineMetrics,
+        blocks_total: usize,
+        block_size: usize,
+    ) -> (Self, watch::Receiver<EngineStatus>) {
+        metrics.cache_is(blocks_total, block_size);
         let status = EngineStatus {
             blocks_total,
             blocks_free: blocks_total,
@@ -102,7 +106,10 @@ impl Reporter {
         status.taken = taken;
         self.metrics.waiting.set(status.waiting as i64);
         self.metrics.running.set(status.running as i64);
-        self.metrics.blocks_used.set((pool.total() - pool.free()) as i64);
+        self.metrics.tenants.set(scheduler.tenants() as i64);
+        let used = pool.total() - pool.free();
+        self.metrics.blocks_used.set(used as i64);
+        self.metrics.cache_use.set(used as f64 / pool.total() as f64);
         self.sender.send_replace(*status);
     }
 }

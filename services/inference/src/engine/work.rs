@@ -1,12 +1,10 @@
 //! What the engine keeps with a sequence: who waits for it, and what is done with what the model gives.
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     outbox::{Event, Finished, Outbox},
+    places::Place,
     score::{PromptScores, Score, Scoring},
     timeline::Timeline,
 };
@@ -28,7 +26,7 @@ pub(super) struct Work {
     pub(super) timeline: Timeline,
     pub(super) answer: Answer,
     /// Held as long as the request is.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 /// Who waits, and for what.
@@ -99,7 +97,7 @@ struct Seen {
 
 impl Work {
     /// The continuation of a request that speaks into `outbox`.
-    pub(super) fn of(request: &Generate, outbox: Outbox, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn of(request: &Generate, outbox: Outbox, place: Place) -> Self {
         let chooser = Chooser::new(request.params.clone(), request.top_logprobs, &request.prompt);
         let chooser = chooser.of_continuation(outbox.index);
         // The first tells of the prompt, for all.
@@ -241,6 +239,8 @@ impl Tokens {
             Ending::Length => (Outcome::Length, "length"),
         };
         let timings = timeline.finish(hands.now, seen.preemptions, seen.generated, reason);
+        hands.metrics.prefill_time.observe(timings.prefill.as_secs_f64());
+        hands.metrics.decode_time.observe(timings.decode.as_secs_f64());
         if seen.generated > 1 {
             let each = timings.decode.as_secs_f64() / (seen.generated - 1) as f64;
             hands.metrics.time_per_output_token.observe(each);

@@ -11,6 +11,22 @@ pub(super) trait Kernel {
     unsafe fn run<L: Lanes>(self);
 }
 
+/// Plain loops that the compiler turns into vector code. `run` is `#[inline(always)]`, and so is what it calls.
+pub(crate) trait Loops {
+    /// Runs them.
+    fn run(self);
+}
+
+/// Loops as a kernel.
+struct Compiled<W>(W);
+
+impl<W: Loops> Kernel for Compiled<W> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        self.0.run();
+    }
+}
+
 /// A set of vector instructions that this machine has: a value is proof that they are present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Isa(Level);
@@ -43,6 +59,11 @@ impl Isa {
     /// Whether there is more than plain Rust loops.
     pub(crate) fn is_vectorized(self) -> bool {
         self.0 != Level::Portable
+    }
+
+    /// Runs loops, compiled with these instructions.
+    pub(crate) fn run_loops(self, loops: impl Loops) {
+        self.run(Compiled(loops));
     }
 
     /// Runs a kernel with these instructions.

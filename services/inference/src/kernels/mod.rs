@@ -43,7 +43,7 @@ pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
 pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
 pub(crate) use cuda::load_libtorch_cuda;
-pub(crate) use isa::Isa;
+pub(crate) use isa::{Isa, Loops};
 pub(crate) use lowrank::{Adapted, Factors, LowRank};
 pub(crate) use matrix::{Matrix, MatrixError, Mode, Weights};
 pub(crate) use pool::Pool;

@@ -1,8 +1,9 @@
 //! From logits to a token.
 //!
 //! Map: `params` (how a request wants its tokens chosen), `edits` (bias, penalties, forbidden ids: changes to single
-//! logits, undone afterwards), `mask` (which tokens a constraint allows), `survey` (one look at all logits), `select` (the likeliest few without sorting the
-//! rest), `weights` (exponentials of all, and cuts through them), `draws` (one seeded stream a sequence), `choose`
+//! logits, undone afterwards), `mask` (which tokens a constraint allows), `survey` (one look at all logits), `select` (the
+//! likeliest few without sorting the rest), `weights` (exponentials of all, and cuts through them), `vector` (this
+//! machine's instructions for such passes), `draws` (one seeded stream a sequence), `choose`
 //! (greedy, full and truncated sampling), `logprobs`.
 //!
 //! Rules:
@@ -22,6 +23,7 @@ mod mask;
 mod params;
 mod select;
 mod survey;
+mod vector;
 mod weights;
 
 #[cfg(test)]

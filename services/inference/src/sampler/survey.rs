@@ -1,5 +1,7 @@
 //! One look at all logits: are they numbers, which is the highest, and where the high ones are.
 
+use super::vector::{Loops, Vector};
+
 /// Logits that are looked at together: what is found out about a chunk spares looking into it again.
 const CHUNK: usize = 64;
 /// Logits that are compared at once.
@@ -10,6 +12,7 @@ const LANES: usize = 16;
 pub(super) struct Survey {
     maxima: Vec<f32>,
     highest: f32,
+    vector: Vector,
 }
 
 impl Survey {
@@ -17,7 +20,7 @@ impl Survey {
     pub(super) fn take(&mut self, logits: &[f32]) -> bool {
         let mut usable = [1u32; LANES];
         self.maxima.clear();
-        self.maxima.extend(logits.chunks(CHUNK).map(|chunk| maximum(chunk, &mut usable)));
+        self.vector.run(Look { logits, maxima: &mut self.maxima, usable: &mut usable });
         self.highest = self.maxima.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         usable == [1; LANES]
     }
@@ -47,7 +50,30 @@ impl Survey {
     }
 }
 
+/// The pass behind a survey.
+struct Look<'a> {
+    logits: &'a [f32],
+    maxima: &'a mut Vec<f32>,
+    usable: &'a mut [u32; LANES],
+}
+
+impl Loops for Look<'_> {
+    #[inline(always)]
+    fn run(self) {
+        // By chunks of a known length: the compiler then keeps all lanes in registers.
+        let (chunks, rest) = self.logits.as_chunks::<CHUNK>();
+        self.maxima.reserve(chunks.len() + 1);
+        for chunk in chunks {
+            self.maxima.push(maximum(chunk, self.usable));
+        }
+        if !rest.is_empty() {
+            self.maxima.push(maximum(rest, self.usable));
+        }
+    }
+}
+
 /// The largest of the values; notes with a 0 in `usable` if one is not a number or is +inf.
+#[inline(always)]
 fn maximum(values: &[f32], usable: &mut [u32; LANES]) -> f32 {
     let mut highest = [f32::NEG_INFINITY; LANES];
     let mut look = |lane: usize, value: f32| {

@@ -1,5 +1,7 @@
 //! Passes over the whole vocabulary, written so that the compiler turns them into vector code.
 
+use super::vector::{Loops, Vector};
+
 /// Elements that a pass takes at once.
 const LANES: usize = 16;
 
@@ -12,14 +14,14 @@ pub(super) struct Weights {
     each: Vec<f32>,
     chunk_sums: Vec<f32>,
     radix: Radix,
+    vector: Vector,
 }
 
 impl Weights {
     /// Computes all weights.
     pub(super) fn fill(&mut self, logits: &[f32], highest: f32, temperature: f32) {
-        self.each.clear();
-        self.each.extend(logits.iter().map(|logit| exp((logit - highest) / temperature)));
-        self.sum_up();
+        let Self { each, chunk_sums, vector, .. } = self;
+        vector.run(Fill { logits, highest, temperature, each, chunk_sums });
     }
 
     /// The sum of the weights.
@@ -83,6 +85,32 @@ impl Weights {
     }
 }
 
+/// The pass behind [`Weights::fill`]: each chunk is summed while it is at hand.
+struct Fill<'a> {
+    logits: &'a [f32],
+    highest: f32,
+    temperature: f32,
+    each: &'a mut Vec<f32>,
+    chunk_sums: &'a mut Vec<f32>,
+}
+
+impl Loops for Fill<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { logits, highest, temperature, each, chunk_sums } = self;
+        // What is there is overwritten: a vector of the right length is not cleared first.
+        each.resize(logits.len(), 0.0);
+        chunk_sums.clear();
+        chunk_sums.reserve(logits.len().div_ceil(CHUNK));
+        for (weights, logits) in each.chunks_mut(CHUNK).zip(logits.chunks(CHUNK)) {
+            for (weight, logit) in weights.iter_mut().zip(logits) {
+                *weight = exp((logit - highest) / temperature);
+            }
+            chunk_sums.push(sum(weights));
+        }
+    }
+}
+
 /// The smallest weight that is kept, and how many of those equal to it are.
 struct LastKept {
     weight: f32,
@@ -130,6 +158,7 @@ impl Radix {
     }
 }
 
+#[inline(always)]
 fn sum(values: &[f32]) -> f32 {
     let mut sums = [0.0f32; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -144,6 +173,7 @@ fn sum(values: &[f32]) -> f32 {
 /// `e^x` for `x` of at most 0, within 2 units in the last place; 0 where the true value is below 1.7e-38.
 ///
 /// Unlike the library's, it has no branch and no call, so a loop over it becomes vector code.
+#[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then stands in the low bits of the sum.
     const ROUNDER: f32 = 12_582_912.0; // 1.5 * 2^23

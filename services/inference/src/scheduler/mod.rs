@@ -1,11 +1,13 @@
 //! Who runs in the next step, and for how many tokens.
 //!
-//! Map: `queue` (what is held and where: waiting, running, deadlines), `plan` (the step's plan: decodes, chunks of
-//! prompts, admissions, preemption), this file (the doors).
+//! Map: `queue` (what is held and where: waiting, running, deadlines), `line` (who of the waiting is next), `fairness`
+//! (what each tenant was served), `plan` (the step's plan: decodes, chunks of prompts, admissions, preemption), `tempo`
+//! (how long steps take, and what follows from it), this file (the doors).
 //!
 //! Rules:
 //! - Decodes are planned first, so that no running sequence stalls behind a prompt; prompts share what is left of the
-//!   token budget, in chunks; then the head of the queue is admitted, never one behind it.
+//!   token budget, in chunks; then the head of the line is admitted, never one behind it.
+//! - Within a priority the tenant that was served least is next, and the one that was served most gives way first.
 //! - A prompt gets all its blocks when it is admitted, so only decodes can run out of blocks. Where one does, the
 //!   sequence that ranks last gives up its blocks and is computed again later. It ranks behind every sequence that was
 //!   planned before, so a plan is never taken back; and the first of the running never gives way to anyone.
@@ -14,12 +16,15 @@
 //! - What is asked for must fit: nothing may be enqueued that needs more blocks than there are.
 //! - A plan is followed by a `commit`, which brings the block tables home.
 
+mod fairness;
+mod line;
 mod plan;
 mod queue;
+mod tempo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -28,7 +33,11 @@ use crate::{
     model::{Batch, Wanted},
     sequence::{Rank, Sequence},
 };
+pub use fairness::Prices;
+use plan::Load;
 use queue::Queue;
+pub use tempo::Pacing;
+use tempo::Tempo;
 
 /// What bounds a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +93,11 @@ pub struct Scheduler<T> {
     underway: HashSet<BlockHash>,
     prefix: PrefixCounts,
     preemptions: u64,
+    tempo: Tempo,
+    /// What the last plan holds.
+    load: Load,
+    /// Rows that prompts may have in it.
+    room: usize,
 }
 
 impl<T> Scheduler<T> {
@@ -92,17 +106,45 @@ impl<T> Scheduler<T> {
         Self {
             limits,
             pool,
-            queue: Queue::default(),
+            queue: Queue::new(Prices::default()),
             planned: Vec::new(),
             underway: HashSet::new(),
             prefix: PrefixCounts::default(),
             preemptions: 0,
+            tempo: Tempo::new(Pacing { step_stretch: None, refuse_hopeless: false }),
+            load: Load::default(),
+            room: 0,
         }
     }
 
+    /// The same, with these prices. For a scheduler that has nothing to do yet.
+    #[must_use]
+    pub fn charging(mut self, prices: Prices) -> Self {
+        self.queue = Queue::new(prices);
+        self
+    }
+
+    /// The same, bounded by time.
+    #[must_use]
+    pub fn paced(mut self, pacing: Pacing) -> Self {
+        self.tempo = Tempo::new(pacing);
+        self
+    }
+
     /// Puts a sequence into the queue.
-    pub fn enqueue(&mut self, sequence: Sequence<T>) {
-        self.queue.enqueue(sequence);
+    pub fn enqueue(&mut self, mut sequence: Sequence<T>) {
+        let due = due_time(&self.tempo, &self.pool, &mut sequence);
+        self.queue.enqueue(sequence, due);
+    }
+
+    /// Notes how long the last planned step took, all in all.
+    pub fn took(&mut self, time: Duration) {
+        self.tempo.note(self.load, time);
+    }
+
+    /// The least time in which a sequence that has not run has its first token, as far as was measured.
+    pub fn least_time(&self, sequence: &mut Sequence<T>) -> Option<Duration> {
+        self.tempo.least_time(sequence.to_compute(&self.pool))
     }
 
     /// Takes a sequence out, waiting or running, and frees its blocks.
@@ -111,9 +153,11 @@ impl<T> Scheduler<T> {
         Some(self.freed(sequence))
     }
 
-    /// Takes out one sequence whose deadline has passed, waiting or running, and frees its blocks.
+    /// Takes out one sequence whose deadline has passed, or will have before it can have its first token, and frees its
+    /// blocks.
     pub fn expire(&mut self, now: Instant) -> Option<Sequence<T>> {
-        let sequence = self.queue.expire(now)?;
+        let (tempo, pool) = (&self.tempo, &self.pool);
+        let sequence = self.queue.expire(now, |sequence| due_time(tempo, pool, sequence))?;
         Some(self.freed(sequence))
     }
 
@@ -154,6 +198,7 @@ impl<T> Scheduler<T> {
             let scored = sequence.unscored(rows).len();
             let ran = Ran { wanted: share.output, first_position, rows, scored };
             sequence.advance(rows);
+            let before = sequence.output_len();
             let fate = settle(sequence, ran);
             match fate {
                 Fate::Stays | Fate::Leaves => sequence.publish(&mut self.pool),
@@ -161,6 +206,7 @@ impl<T> Scheduler<T> {
             }
             running.leaves = fate != Fate::Stays;
             left |= running.leaves;
+            self.queue.charge(*index, before);
         }
         self.planned.clear();
         if left {
@@ -181,6 +227,11 @@ impl<T> Scheduler<T> {
     /// Sequences that run.
     pub fn running(&self) -> usize {
         self.queue.running.len()
+    }
+
+    /// Tenants whose accounts are kept.
+    pub fn tenants(&self) -> usize {
+        self.queue.tenants()
     }
 
     /// The blocks of the cache.
@@ -214,4 +265,11 @@ impl<T> Scheduler<T> {
         sequence.table.release(&mut self.pool);
         sequence
     }
+}
+
+/// When a sequence has to run at the latest.
+fn due_time<T>(tempo: &Tempo, pool: &BlockPool, sequence: &mut Sequence<T>) -> Option<Instant> {
+    let deadline = sequence.deadline?;
+    let least = tempo.least_time(sequence.to_compute(pool)).unwrap_or_default();
+    Some(deadline.checked_sub(least).unwrap_or(deadline))
 }

@@ -1,24 +1,49 @@
 //! The plan of one step.
 
-use super::{Scheduler, queue::Running};
+use super::Scheduler;
 use crate::{
     model::{Batch, ScoredRow, SequenceRows, Wanted},
     sequence::{Goal, Sequence},
 };
+
+/// What a step holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    /// Sequences that decode.
+    pub(super) decodes: usize,
+    /// Rows of prompts.
+    pub(super) prompt_rows: usize,
+}
 
 impl<T> Scheduler<T> {
     /// Decodes first, then prompts that were begun, then new ones.
     pub(super) fn plan(&mut self, batch: &mut Batch) {
         self.planned.clear();
         self.underway.clear();
-        self.queue.sort();
+        if self.blocks_are_short() {
+            self.queue.sort_by_claim();
+        } else {
+            self.queue.sort();
+        }
         let preemptions = self.preemptions;
         self.plan_decodes(batch);
+        self.load = Load { decodes: batch.token_ids.len(), prompt_rows: 0 };
+        self.room = self.room_for_prompts();
         self.plan_prompts(batch);
         // Blocks are short: whoever was admitted now would be the next to give way.
         if self.preemptions == preemptions {
             self.admit(batch);
         }
+        self.load.prompt_rows = batch.token_ids.len() - self.load.decodes;
+    }
+
+    /// Rows that prompts may have in this step.
+    fn room_for_prompts(&self) -> usize {
+        let places = self.limits.max_sequences - self.queue.running.len();
+        let begun = self.queue.running.len() - self.load.decodes;
+        let prompts = begun + places.min(self.queue.waiting.len());
+        let room = self.limits.max_batched_tokens.saturating_sub(self.load.decodes);
+        room.min(self.tempo.prompt_rows_beside(self.load.decodes, prompts))
     }
 
     fn plan_decodes(&mut self, batch: &mut Batch) {
@@ -48,9 +73,11 @@ impl<T> Scheduler<T> {
     fn plan_prompt(&mut self, index: usize, batch: &mut Batch) {
         let left = self.budget_left(batch);
         let sequence = &mut self.queue.running[index].sequence;
-        let before = sequence.cached();
+        let (before, cached) = (sequence.computed(), sequence.cached());
         sequence.catch_up(&mut self.pool);
-        self.prefix.hit_tokens += (sequence.cached() - before) as u64;
+        self.prefix.hit_tokens += (sequence.cached() - cached) as u64;
+        self.queue.pay_back_found(index, before);
+        let sequence = &mut self.queue.running[index].sequence;
         if !sequence.awaits(&self.underway, &self.pool) {
             let rows = sequence.remaining().min(left);
             sequence.announce(rows, &mut self.underway, &self.pool);
@@ -60,10 +87,9 @@ impl<T> Scheduler<T> {
 
     fn admit(&mut self, batch: &mut Batch) {
         while self.queue.running.len() < self.limits.max_sequences && self.budget_left(batch) > 0 {
-            let Some(mut head) = self.queue.waiting.first_entry() else { return };
             // One block for each that runs stays free, or the newcomer would be preempted a few steps later.
             let spared = self.queue.running.len();
-            let sequence = head.get_mut();
+            let Some(sequence) = self.queue.next() else { return };
             if !sequence.settle_in(spared, &mut self.pool) {
                 return;
             }
@@ -71,7 +97,8 @@ impl<T> Scheduler<T> {
                 self.prefix.queried_tokens += sequence.prompt_len() as u64;
                 self.prefix.hit_tokens += sequence.cached() as u64;
             }
-            self.queue.running.push(Running { sequence: head.remove(), leaves: false });
+            let rank = sequence.rank;
+            self.queue.admit(rank);
             self.plan_prompt(self.queue.running.len() - 1, batch);
         }
     }
@@ -85,19 +112,22 @@ impl<T> Scheduler<T> {
             if sequence.table.grow_to(tokens, &mut self.pool) {
                 return true;
             }
-            self.preempt_last();
+            self.queue.preempt_last(&mut self.pool);
+            self.preemptions += 1;
             if index == self.queue.running.len() {
                 return false;
             }
         }
     }
 
-    fn preempt_last(&mut self) {
-        let Some(Running { mut sequence, .. }) = self.queue.running.pop() else { return };
-        sequence.table.release(&mut self.pool);
-        sequence.forget();
-        self.preemptions += 1;
-        self.queue.waiting.insert(sequence.rank, sequence);
+    /// Whether the decodes of this step need more blocks than are free.
+    fn blocks_are_short(&self) -> bool {
+        let needs = |sequence: &Sequence<T>| {
+            let tokens = sequence.computed() + 1;
+            sequence.remaining() == 1 && self.pool.blocks_for(tokens) > sequence.table.len()
+        };
+        let needed = self.queue.running.iter().filter(|running| needs(&running.sequence)).count();
+        needed > self.pool.free()
     }
 
     fn plan_rows(&mut self, index: usize, rows: usize, batch: &mut Batch) {
@@ -107,7 +137,7 @@ impl<T> Scheduler<T> {
     }
 
     fn budget_left(&self, batch: &Batch) -> usize {
-        self.limits.max_batched_tokens.saturating_sub(batch.token_ids.len())
+        (self.load.decodes + self.room).saturating_sub(batch.token_ids.len())
     }
 }
 

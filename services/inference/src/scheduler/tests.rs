@@ -1,5 +1,7 @@
 //! The scheduler against a driver that does what an engine does, and checks every plan.
 
+mod fairness;
+
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
@@ -37,7 +39,12 @@ impl Driver {
     }
 
     fn enqueue(&mut self, rank: Rank, prompt: usize, wants: Wants) {
-        self.scheduler.enqueue(Sequence::new(rank, Goal::Tokens, vec![1; prompt], wants));
+        self.enqueue_for("", rank, prompt, wants);
+    }
+
+    fn enqueue_for(&mut self, tenant: &str, rank: Rank, prompt: usize, wants: Wants) {
+        let sequence = Sequence::new(rank, Goal::Tokens, vec![1; prompt], wants);
+        self.scheduler.enqueue(sequence.charged_to(tenant.into()));
     }
 
     /// One step, as an engine does it, with every rule about plans checked.

@@ -53,6 +53,12 @@ impl<T> Sequence<T> {
         grown
     }
 
+    /// Tokens that it would have to compute if it ran now.
+    pub(crate) fn to_compute(&mut self, pool: &BlockPool) -> usize {
+        let found = self.look_up(pool).0 * pool.block_size();
+        self.tokens.len() - found.max(self.computed)
+    }
+
     /// How many blocks of its beginning are there, and how many of these nobody holds.
     fn look_up(&mut self, pool: &BlockPool) -> (usize, usize) {
         let (mut found, mut idle) = (0, 0);

@@ -49,6 +49,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it is not closed.
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(*self.lock(), State::Closed { .. })
+    }
+
     /// What recent failures weigh, in calls in flight.
     pub(super) fn weight(&self) -> usize {
         match *self.lock() {

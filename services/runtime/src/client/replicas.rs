@@ -17,6 +17,7 @@ use std::{
 
 use futures::{Stream, StreamExt as _, future::BoxFuture};
 use http::{Request, Response};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
@@ -47,6 +48,8 @@ struct Replica {
     channel: Channel,
     in_flight: AtomicUsize,
     breaker: Breaker,
+    /// How many breakers of the peer are open.
+    open: Gauge,
 }
 
 impl Replicas {
@@ -168,7 +171,9 @@ impl Replica {
         config: &ClientConfig,
     ) -> Result<Self, BoxError> {
         let channel = Channel::new(context, peer, target.clone(), config)?;
-        Ok(Self { peer, target, channel, in_flight: AtomicUsize::new(0), breaker: Breaker::default() })
+        let (in_flight, breaker) = (AtomicUsize::new(0), Breaker::default());
+        let open = context.calls_made.breakers_open(peer);
+        Ok(Self { peer, target, channel, in_flight, breaker, open })
     }
 
     fn weight(&self) -> usize {
@@ -188,13 +193,23 @@ impl Replica {
 
     fn answered(&self) {
         if self.breaker.answered() {
+            self.open.dec();
             tracing::info!(peer = self.peer, replica = ?self.target, "a replica answers again");
         }
     }
 
     fn failed(&self, probe: bool) {
         if self.breaker.failed(probe) {
+            self.open.inc();
             tracing::warn!(peer = self.peer, replica = ?self.target, "a replica only fails and is left alone");
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if self.breaker.is_open() {
+            self.open.dec();
         }
     }
 }

@@ -58,6 +58,7 @@ pub(crate) struct Outgoing {
     calls: Family<PeerOutcomeLabels, Counter>,
     seconds: Family<PeerLabels, Histogram, fn() -> Histogram>,
     replicas: Family<ReplicasLabels, Gauge>,
+    breakers_open: Family<ReplicasLabels, Gauge>,
 }
 
 /// Calls that this process makes to one peer.
@@ -116,6 +117,7 @@ impl Outgoing {
             calls: Family::default(),
             seconds: Family::new_with_constructor(seconds),
             replicas: Family::default(),
+            breakers_open: Family::default(),
         };
         metrics.register(|registry| {
             let help = "Calls made, by peer, method and code";
@@ -124,8 +126,15 @@ impl Outgoing {
             registry.register("weft_rpc_client_call_duration_seconds", help, this.seconds.clone());
             let help = "Replicas that calls to a peer are balanced over";
             registry.register("weft_rpc_client_replicas", help, this.replicas.clone());
+            let help = "Replicas of a peer that are left alone because they only fail";
+            registry.register("weft_rpc_client_breakers_open", help, this.breakers_open.clone());
         });
         this
+    }
+
+    /// How many replicas of a peer are left alone.
+    pub(crate) fn breakers_open(&self, peer: &'static str) -> Gauge {
+        self.breakers_open.get_or_create_owned(&ReplicasLabels { peer })
     }
 
     /// So many replicas of a peer are known.

@@ -95,12 +95,14 @@ async fn a_replica_that_fails_at_once_does_not_draw_the_calls() {
         }
     }
     assert!(failed <= 3, "{failed} of 40 calls went to a dead replica");
+    assert_eq!(metric(&balanced.context, "weft_rpc_client_breakers_open{"), 1.0);
     // Once it is back, a probe finds it, and the new calls even things out.
     balanced.replicas[0].connector.refuse(false);
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     for _ in 0..20 {
         streams.push(balanced.client.decode_stream(scripts(&[STALL])).await.unwrap().into_inner());
     }
+    assert_eq!(metric(&balanced.context, "weft_rpc_client_breakers_open{"), 0.0);
     assert!(balanced.in_flight(0) >= 15.0, "{} streams on the replica that came back", balanced.in_flight(0));
     futures::stream::iter(streams).for_each(|stream| async { drop(stream) }).await;
 }

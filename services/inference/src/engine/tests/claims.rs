@@ -228,8 +228,101 @@ fn metrics_are_named_and_counted() {
         "weft_time_to_first_token_seconds_count 1",
         "weft_time_per_output_token_seconds_count 1",
         "weft_queue_seconds_count 1",
+        "weft_prefill_seconds_count 1",
+        "weft_decode_seconds_count 1",
+        "weft_tenants_known 1",
         "weft_preemptions_total 0",
     ] {
         assert!(page.contains(line), "{line} is missing in:\n{page}");
     }
+}
+
+#[test]
+fn what_the_inference_extension_reads_has_the_names_that_it_knows() {
+    let mut bench = Bench::new(Setup { blocks: 8, ..Setup::default() });
+    let limits = StepLimits { max_sequences: 1, max_batched_tokens: 16 };
+    let mut full = Bench::new(Setup { blocks: 8, limits, ..Setup::default() });
+    let _running = (full.start(request(&[1; 7], 9)), full.start(request(&[1; 3], 5)));
+    full.steps(1);
+    bench.run();
+    for (bench, waiting, running, part) in [(&bench, 0, 0, "0.0"), (&full, 1, 1, "0.25")] {
+        let page = bench.context.metrics.encode();
+        for line in [
+            format!("vllm:num_requests_waiting {waiting}\n"),
+            format!("vllm:num_requests_running {running}\n"),
+            format!("vllm:kv_cache_usage_perc {part}\n"),
+            "vllm:cache_config_info{block_size=\"4\",num_gpu_blocks=\"8\"} 1\n".to_owned(),
+        ] {
+            assert!(page.contains(&line), "{line} is missing in:\n{page}");
+        }
+    }
+}
+
+/// An engine that was seen to compute 16 tokens of a prompt in 100 ms, and is idle.
+async fn measured() -> Bench {
+    let pacing = Pacing { step_stretch: Some(2.0), refuse_hopeless: true };
+    let mut bench = Bench::new(Setup { pacing, ..Setup::default() });
+    let mut first = bench.start(request(&[9; 64], 1));
+    while bench.engine.step() == Turn::Worked {
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    assert_eq!(tokens(&heard(&mut first)).len(), 1);
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_in_time_is_refused_before_its_prefill_and_told_why() {
+    let mut bench = measured().await;
+    // By measure it takes 400 ms, of which half is certain.
+    let within = |millis| Some(Instant::now() + Duration::from_millis(millis));
+    let mut hopeless = bench.handle.generate(request(&[1; 64], 5), within(150)).unwrap();
+    let rows = bench.controls.rows();
+    assert_eq!(bench.engine.step(), Turn::Idle);
+    assert_eq!(bench.controls.rows(), rows);
+    let Some(Err(error)) = heard(&mut hopeless).pop() else { panic!("it was not refused") };
+    let status = tonic::Status::from(error);
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(
+        status.message(),
+        "the deadline is 150.0ms away, and a prompt of 64 tokens takes at least 200.0ms until its first token, even if \
+         nothing else ran"
+    );
+    assert_eq!((bench.count_of(Outcome::Hopeless), bench.count_of(Outcome::Expired)), (1, 0));
+    let mut hopeful = bench.handle.generate(request(&[1; 64], 1), within(250)).unwrap();
+    bench.run();
+    assert_eq!(tokens(&heard(&mut hopeful)).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_is_refused_as_soon_as_it_has_become_hopeless() {
+    let mut bench = measured().await;
+    let urgent = |prompt: &[u32], tokens| Generate { priority: 1, ..request(prompt, tokens) };
+    let _others: Vec<_> = (0..8).map(|_| bench.start(urgent(&[2; 3], 50))).collect();
+    let deadline = Instant::now() + Duration::from_millis(950);
+    let mut waits = bench.handle.generate(request(&[1; 64], 5), Some(deadline)).unwrap();
+    let mut steps = 0;
+    while bench.count_of(Outcome::Hopeless) == 0 {
+        assert_eq!(bench.engine.step(), Turn::Worked);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        steps += 1;
+    }
+    assert!(
+        (7..=9).contains(&steps),
+        "at 750 ms, when 200 are left, not at the deadline: after {steps} steps"
+    );
+    assert!(matches!(heard(&mut waits).pop(), Some(Err(EngineError::Hopeless { .. }))));
+}
+
+#[test]
+fn a_tenant_that_has_its_share_is_refused_and_others_are_not() {
+    let bench = Bench::new(Setup { capacity: 4, ..Setup::default() });
+    let of = |tenant: &str| Generate { tenant: tenant.into(), ..request(&[1], 1) };
+    let _held = [bench.start(of("noisy")), bench.start(of("noisy"))];
+    let refused = bench.handle.generate(of("noisy"), None).unwrap_err();
+    assert!(matches!(refused, EngineError::ShareFull { held: 2, share: 2, .. }), "{refused:?}");
+    let status = tonic::Status::from(refused);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(weft_runtime::status::reason_of(&status).as_deref(), Some("TENANT_SHARE_FULL"));
+    assert!(bench.handle.generate(of("quiet"), None).is_ok());
+    assert_eq!(bench.count_of(Outcome::ShareFull), 1);
 }

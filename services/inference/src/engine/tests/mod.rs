@@ -12,7 +12,6 @@ mod traces;
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::Semaphore;
 use weft_runtime::{Context, Process, RuntimeConfig};
 
 use super::{handle::Door, inbox::Inbox, *};
@@ -22,7 +21,7 @@ use crate::{
     model::scripted::{Controls, Scripted},
     request::Generate,
     sampler::SamplingParams,
-    scheduler::StepLimits,
+    scheduler::{Pacing, Prices, StepLimits},
     stop::{Ending, StopRules},
 };
 
@@ -37,6 +36,7 @@ struct Setup {
     model: Scripted,
     blocks: u64,
     limits: StepLimits,
+    pacing: Pacing,
     capacity: usize,
     prefix_caching: bool,
 }
@@ -47,10 +47,17 @@ impl Default for Setup {
             model: Scripted::unsure(VOCABULARY),
             blocks: 64,
             limits: StepLimits { max_sequences: 8, max_batched_tokens: 16 },
+            // Tests that do not hold the clock must not depend on how fast this machine is.
+            pacing: Pacing { step_stretch: None, refuse_hopeless: false },
             capacity: 64,
             prefix_caching: true,
         }
     }
+}
+
+/// Places of which a tenant with a name may have half.
+fn places(capacity: usize) -> Arc<Places> {
+    Places::new(capacity, capacity / 2)
 }
 
 /// An engine under a test's thumb.
@@ -70,6 +77,8 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
             prefix_caching: setup.prefix_caching,
         },
         limits: setup.limits,
+        prices: Prices::default(),
+        pacing: setup.pacing,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),
@@ -88,8 +97,7 @@ impl Bench {
             inbox: sender,
             sent: Default::default(),
             arrivals: Default::default(),
-            places: Arc::new(Semaphore::new(setup.capacity)),
-            capacity: setup.capacity,
+            places: places(setup.capacity),
             sharing: loaded.sharing,
             status: loaded.status,
             metrics,

@@ -8,7 +8,8 @@ async fn on_a_thread(setup: Setup) -> (EngineHandle, Context) {
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let plan = plan(&setup, &context);
     let model = setup.model;
-    let started = start_thread(plan, setup.capacity, &context, move || Ok(Box::new(model))).await.unwrap();
+    let started =
+        start_thread(plan, places(setup.capacity), &context, move || Ok(Box::new(model))).await.unwrap();
     (started.handle, context)
 }
 
@@ -45,10 +46,10 @@ async fn dropping_a_stream_while_the_model_computes_frees_its_blocks() {
 async fn a_model_that_cannot_be_loaded_is_an_error_of_the_start() {
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let plan = plan(&Setup::default(), &context);
-    let error = start_thread(plan, 1, &context, || Err("no such folder".into())).await.unwrap_err();
+    let error = start_thread(plan, places(1), &context, || Err("no such folder".into())).await.unwrap_err();
     assert!(matches!(error, crate::StartError::Load(_)));
     let plan = super::plan(&Setup::default(), &context);
-    let error = start_thread(plan, 1, &context, || panic!("a bug in a loader")).await.unwrap_err();
+    let error = start_thread(plan, places(1), &context, || panic!("a bug in a loader")).await.unwrap_err();
     assert!(matches!(error, crate::StartError::Panicked));
 }
 
@@ -72,7 +73,7 @@ async fn a_stepped_engine_lives_in_virtual_time() {
     let setup = Setup::default();
     let plan = plan(&setup, &context);
     let pace = Pace { step_time: Duration::from_millis(100), ..Pace::default() };
-    let started = start_stepped(plan, 8, &context, Box::new(setup.model), pace).await.unwrap();
+    let started = start_stepped(plan, places(8), &context, Box::new(setup.model), pace).await.unwrap();
     let began = Instant::now();
     let deadline = began + Duration::from_secs(1);
     let generation = started.handle.generate(request(&[1, 2, 3], 500), Some(deadline)).unwrap();
@@ -88,7 +89,8 @@ async fn a_gate_lets_through_as_many_steps_as_a_test_wants() {
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let setup = Setup::default();
     let (plan, pace) = (plan(&setup, &context), Pace::default());
-    let started = start_stepped(plan, 8, &context, Box::new(setup.model), pace.clone()).await.unwrap();
+    let started =
+        start_stepped(plan, places(8), &context, Box::new(setup.model), pace.clone()).await.unwrap();
     pace.gate.close();
     let mut generation = started.handle.generate(request(&[1, 2, 3], 50), None).unwrap();
     pace.gate.held().await;
