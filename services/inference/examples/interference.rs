@@ -65,6 +65,7 @@ async fn measure(config: Config, tokens: usize) -> Result<Found, BoxError> {
     let torch = TorchConfig {
         folder: config.model.folder.clone(),
         dtype: DtypeChoice::Auto,
+        weights: None,
         device: DeviceChoice::Auto,
         threads: 0,
     };
@@ -158,6 +159,8 @@ fn generate(seed: u32, prompt: usize, tokens: usize) -> Generate {
         tenant: Default::default(),
         cache_salt: String::new(),
         continuations: 1,
+        grammar: None,
+        adapter: None,
     }
 }
 

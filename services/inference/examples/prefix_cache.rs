@@ -62,7 +62,13 @@ async fn engine(folder: &str, prefix_caching: bool) -> Result<EngineHandle, BoxE
     let text = format!("[model]\nfolder = {folder:?}\n[kv_cache]\nprefix_caching = {prefix_caching}\n");
     let config: Config = weft_runtime::config::parse(&text, &[])?;
     let folder = folder.into();
-    let torch = TorchConfig { folder, dtype: DtypeChoice::Auto, device: DeviceChoice::Auto, threads: 0 };
+    let torch = TorchConfig {
+        folder,
+        dtype: DtypeChoice::Auto,
+        weights: None,
+        device: DeviceChoice::Auto,
+        threads: 0,
+    };
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     Ok(start_with(config, context, move || Ok(load(&torch)?)).await?.engine)
 }

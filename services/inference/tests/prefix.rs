@@ -1,5 +1,6 @@
 //! The prefix cache with real models: nobody can tell from an answer, and no other tenant from the work it takes.
 #![cfg(feature = "torch")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail a test, as tests may")]
 
 use std::path::PathBuf;
 
@@ -26,7 +27,13 @@ async fn engine(model: &str, prefix_caching: bool) -> (EngineHandle, Context) {
          [scheduler]\nmax_sequences = 8\nmax_batched_tokens = {CHUNK}\nmax_waiting = 8\n[limits]\nmax_embed_inputs = 8\n"
     );
     let config: Config = weft_runtime::config::parse(&text, &[]).unwrap();
-    let torch = TorchConfig { folder, dtype: DtypeChoice::Auto, device: DeviceChoice::Cpu, threads: 2 };
+    let torch = TorchConfig {
+        folder,
+        dtype: DtypeChoice::Auto,
+        weights: None,
+        device: DeviceChoice::Cpu,
+        threads: 2,
+    };
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let engine = start_with(config, context.clone(), move || Ok(load(&torch)?)).await.unwrap().engine;
     (engine, context)

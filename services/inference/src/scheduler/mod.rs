@@ -144,7 +144,7 @@ impl<T> Scheduler<T> {
 
     /// The least time in which a sequence that has not run has its first token, as far as was measured.
     pub fn least_time(&self, sequence: &mut Sequence<T>) -> Option<Duration> {
-        self.tempo.least_time(sequence.to_compute(&self.pool))
+        self.tempo.least_time(sequence.left_to_compute(&self.pool))
     }
 
     /// Takes a sequence out, waiting or running, and frees its blocks.
@@ -270,6 +270,6 @@ impl<T> Scheduler<T> {
 /// When a sequence has to run at the latest.
 fn due_time<T>(tempo: &Tempo, pool: &BlockPool, sequence: &mut Sequence<T>) -> Option<Instant> {
     let deadline = sequence.deadline?;
-    let least = tempo.least_time(sequence.to_compute(pool)).unwrap_or_default();
+    let least = tempo.least_time(sequence.left_to_compute(pool)).unwrap_or_default();
     Some(deadline.checked_sub(least).unwrap_or(deadline))
 }

@@ -54,7 +54,7 @@ impl<T> Sequence<T> {
     }
 
     /// Tokens that it would have to compute if it ran now.
-    pub(crate) fn to_compute(&mut self, pool: &BlockPool) -> usize {
+    pub(crate) fn left_to_compute(&mut self, pool: &BlockPool) -> usize {
         let found = self.look_up(pool).0 * pool.block_size();
         self.tokens.len() - found.max(self.computed)
     }

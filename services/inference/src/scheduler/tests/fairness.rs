@@ -116,9 +116,9 @@ proptest! {
         let (mut admitted, mut computed) = (Gap::default(), Gap::default());
         for (tenant, count) in bursts {
             (0..count).for_each(|_| rivals.arrive(tenant, habits[tenant]));
-            for tenant in 0..2 {
+            for (tenant, habit) in habits.iter().enumerate() {
                 while rivals.waiting(tenant) <= max_sequences {
-                    rivals.arrive(tenant, habits[tenant]);
+                    rivals.arrive(tenant, *habit);
                 }
             }
             rivals.step();
