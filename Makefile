@@ -27,7 +27,7 @@ status: ## how the mesh is
 	$(WEFT) status
 
 # QUICK=1 is for development; BENCH_FLAGS such as `--cells one-bf16` or `--resume` go to the script.
-bench: setup build bench-peers ## Weft beside its peers on this machine, in one run (25 min; once 8 GB of peers, 25 min)
+bench: setup build clients bench-peers ## Weft beside its peers on this machine, in one run (25 min; once 8 GB of peers, 25 min)
 	cargo build --release --locked -p weft-inference --examples
 	python3 tests/bench/bench.py $(if $(QUICK),--quick) $(BENCH_FLAGS)
 

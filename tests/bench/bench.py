@@ -118,7 +118,9 @@ def main() -> int:
     turns = 1 if arguments.quick else 3
     results = {"machine": machine.describe(), "turns": turns, "cells": {}}
     if RESULTS.exists() and (arguments.cells or arguments.resume or arguments.report):
-        results = json.loads(RESULTS.read_text()) | ({} if arguments.report else {"turns": turns})
+        results = json.loads(RESULTS.read_text()) | (
+            {} if arguments.report else {"turns": turns, "machine": results["machine"]}
+        )
     if not arguments.report:
         wanted = select(arguments.cells, results, arguments.resume)
         measure(wanted, results, frozenset(arguments.without.split(",")))

@@ -152,7 +152,12 @@ class LlamaBench:
         words = ["-npp", prompt, "-ntg", output, "-npl", streams, "-c", streams * (prompt + output) + 256]
         words += ["-b", 2048, "-ub", STEP_TOKENS, "-t", THREADS, "-tb", THREADS, "--output-format", "jsonl"]
         done = subprocess.run(
-            [LLAMA, "-m", self.model, *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
+            [LLAMA, "-m", self.model, *map(str, words)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode != 0 or not lines:
