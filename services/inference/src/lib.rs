@@ -1,4 +1,5 @@
-//! Token ids in, token ids out. Knows tensors, batches and caches; knows no text.
+//! Token ids in, token ids out. Knows tensors, batches and caches; of text it knows the bytes of a token, in
+//! `constraint` alone.
 //!
 //! Map:
 //! - `grpc`: the wire; the only file that names generated types
@@ -13,8 +14,9 @@
 //! - `start`: from configuration to a warm engine; `config`, `error`, `metrics`
 //!
 //! Rules: scheduler, cache and sampler are synchronous, take clock and seed from outside, and know no channel; what
-//! the engine's thread owns nobody else sees; a block is held by one sequence and is free once it has left; whatever
-//! else is in the batch changes nothing for a sequence; nothing a caller sends can panic.
+//! the engine's thread owns nobody else sees; a block is free once the last sequence that holds it has left, and only
+//! full blocks, which nobody writes again, have several holders; whatever else is in the batch, and whatever was found
+//! in the cache, changes nothing for a sequence; nothing a caller sends can panic.
 
 pub mod adapters;
 pub mod config;
