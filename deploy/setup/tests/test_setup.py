@@ -240,6 +240,8 @@ class CommandTest(Case):
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGINT)
 
+        # A shell starts what runs in its background with the signal ignored.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
         threading.Thread(target=interrupt).start()
         with self.assertRaises(KeyboardInterrupt):
             command.run_quietly([sys.executable, "-c", script], self.root, "")
