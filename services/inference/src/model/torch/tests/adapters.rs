@@ -1,6 +1,6 @@
 //! Adapters against the outputs that PEFT gave, and what must not become one.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,6 +21,8 @@ const BOUNDS: AdapterBounds = AdapterBounds { max_rank: 64, max_bytes: 1 << 30 }
 
 #[derive(Debug, Deserialize)]
 struct Golden {
+    /// The shape of each tensor, by name.
+    tensors: BTreeMap<String, Vec<i64>>,
     cases: Vec<Case>,
 }
 
@@ -31,12 +33,35 @@ struct Case {
     last_logits_top8: Vec<(u32, f32)>,
 }
 
-fn folder(name: &str) -> std::path::PathBuf {
-    repository("tests/golden/lora").join(name)
+fn golden(name: &str) -> Golden {
+    let file = repository("tests/golden/lora").join(name).join("golden.json");
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
-fn golden(name: &str) -> Golden {
-    serde_json::from_slice(&fs::read(folder(name).join("golden.json")).unwrap()).unwrap()
+/// The adapter's folder, with the weights that `make.py` beside the goldens has given to PEFT.
+fn folder(name: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let config = repository("tests/golden/lora").join(name).join("adapter_config.json");
+    fs::copy(config, folder.path().join("adapter_config.json")).unwrap();
+    let tensors: Vec<(String, tch::Tensor)> = (0..)
+        .zip(golden(name).tensors)
+        .map(|(index, (name, shape))| {
+            let values: Vec<f32> =
+                (0..shape.iter().product::<i64>()).map(|element| value(index, element as u32)).collect();
+            (name, tch::Tensor::from_slice(&values).reshape(shape))
+        })
+        .collect();
+    tch::Tensor::write_safetensors(&tensors, folder.path().join("adapter_model.safetensors")).unwrap();
+    folder
+}
+
+/// `value` of `make.py`.
+fn value(tensor: u32, element: u32) -> f32 {
+    let mixed = (0..2).fold(element.wrapping_add(tensor << 16).wrapping_add(1), |mixed, _| {
+        (mixed ^ (mixed >> 16)).wrapping_mul(0x045D_9F3B)
+    });
+    let mixed = mixed ^ (mixed >> 16);
+    (mixed & 0xFFFF) as f32 / 65536.0 - 0.5
 }
 
 fn loader(driver: &Driver) -> Arc<dyn AdapterLoader> {
@@ -44,7 +69,7 @@ fn loader(driver: &Driver) -> Arc<dyn AdapterLoader> {
 }
 
 fn adapter(driver: &Driver, name: &str) -> LoadedAdapter {
-    loader(driver).load(&folder(name), &BOUNDS).unwrap()
+    loader(driver).load(folder(name).path(), &BOUNDS).unwrap()
 }
 
 fn through(prompt: &[u32], adapter: Option<&AdapterWeights>) -> Sequence {
@@ -136,7 +161,7 @@ fn rows_of_other_adapters_and_of_none_change_no_bit() {
 #[test]
 fn an_adapter_is_as_good_as_weights_that_it_was_merged_into() {
     let merged = TempDir::new().unwrap();
-    merge(&folder("llama3-r8-all"), merged.path());
+    merge(folder("llama3-r8-all").path(), merged.path());
     let mut with = served(repository(BASE), DtypeChoice::F32);
     let weights = adapter(&with, "llama3-r8-all").weights;
     let mut without = served(merged.path().into(), DtypeChoice::F32);
@@ -151,8 +176,7 @@ fn an_adapter_is_as_good_as_weights_that_it_was_merged_into() {
 /// Writes the base model's folder with `weight + scale * B A` in place of each weight.
 fn merge(adapter: &Path, to: &Path) {
     let tensors = |file: &Path| tch::Tensor::read_safetensors(file).unwrap();
-    let factors: std::collections::BTreeMap<_, _> =
-        tensors(&adapter.join("adapter_model.safetensors")).into_iter().collect();
+    let factors: BTreeMap<_, _> = tensors(&adapter.join("adapter_model.safetensors")).into_iter().collect();
     let merged: Vec<(String, tch::Tensor)> = tensors(&repository(BASE).join("model.safetensors"))
         .into_iter()
         .map(|(name, weight)| {
@@ -172,15 +196,6 @@ fn merge(adapter: &Path, to: &Path) {
     }
 }
 
-/// A copy of an adapter, to be damaged.
-fn copy() -> TempDir {
-    let copy = TempDir::new().unwrap();
-    for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::copy(folder("llama3-r4-qv").join(file), copy.path().join(file)).unwrap();
-    }
-    copy
-}
-
 fn refusal_within(folder: &Path, bounds: AdapterBounds) -> String {
     let model = load(&on_cpu(repository(BASE), DtypeChoice::F32)).unwrap();
     let error = model.adapter_loader().unwrap().load(folder, &bounds).expect_err("is refused");
@@ -192,7 +207,7 @@ fn refusal(folder: &Path) -> String {
 }
 
 fn with_setting(key: &str, value: Value) -> TempDir {
-    let folder = copy();
+    let folder = folder("llama3-r4-qv");
     let file = folder.path().join("adapter_config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     config[key] = value;
@@ -246,7 +261,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     assert!(text.ends_with("self_attn.o_proj.lora_A.weight is missing"), "{text}");
     let text = refusal(with_setting("target_modules", json!(["q_proj"])).path());
     assert!(text.ends_with("has no place in the adapter that its configuration describes"), "{text}");
-    let folder = copy();
+    let folder = folder("llama3-r4-qv");
     let file = folder.path().join("adapter_model.safetensors");
     let mut bytes = fs::read(&file).unwrap();
     let end = bytes.len();
@@ -258,7 +273,7 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 
 #[test]
 fn damaged_or_missing_files_are_refused_with_the_damage() {
-    let folder = copy();
+    let folder = folder("llama3-r4-qv");
     let file = folder.path().join("adapter_model.safetensors");
     let whole = fs::read(&file).unwrap();
     for (bytes, reason) in [
@@ -281,8 +296,11 @@ fn damaged_or_missing_files_are_refused_with_the_damage() {
 
 #[test]
 fn an_adapter_larger_than_its_bound_is_refused_with_both_sizes() {
-    let text = refusal_within(copy().path(), AdapterBounds { max_bytes: 1000, ..BOUNDS });
-    assert_eq!(text, "adapter_model.safetensors takes 12272 bytes; 1000 bytes are left for adapters");
+    let folder = folder("llama3-r4-qv");
+    let bytes = fs::metadata(folder.path().join("adapter_model.safetensors")).unwrap().len();
+    let text = refusal_within(folder.path(), AdapterBounds { max_bytes: 1000, ..BOUNDS });
+    let expected = format!("adapter_model.safetensors takes {bytes} bytes; 1000 bytes are left for adapters");
+    assert_eq!(text, expected);
 }
 
 #[test]
