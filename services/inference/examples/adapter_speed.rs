@@ -18,9 +18,7 @@ use weft_inference::{
     Config, Running,
     model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
-    sampler::SamplingParams,
     start_with,
-    stop::StopRules,
 };
 use weft_runtime::{BoxError, Process, RuntimeConfig};
 
@@ -89,29 +87,8 @@ async fn speed(running: &Running, count: usize, adapted: bool) -> Result<f64, Bo
 }
 
 fn request(index: usize, adapter: Option<weft_inference::adapters::Lease>) -> Generate {
-    Generate {
-        prompt: (0..PROMPT).map(|token| (1000 + token * 31 + index * 7) as u32).collect(),
-        params: SamplingParams {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 5,
-        },
-        rules: StopRules::new(TOKENS, 0, Vec::new()),
-        top_logprobs: None,
-        prompt_top_logprobs: None,
-        priority: 0,
-        tenant: Default::default(),
-        cache_salt: String::new(),
-        continuations: 1,
-        grammar: None,
-        adapter,
-    }
+    let prompt = (0..PROMPT).map(|token| (1000 + token * 31 + index * 7) as u32).collect();
+    Generate { adapter, ..Generate::greedy(prompt, TOKENS) }
 }
 
 /// Writes an adapter over all projections of a model, as PEFT would.

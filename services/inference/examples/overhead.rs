@@ -13,7 +13,6 @@ use weft_inference::{
     request::Generate,
     sampler::{Chooser, Sampler, SamplingParams},
     start_with,
-    stop::StopRules,
 };
 use weft_runtime::{BoxError, Process, RuntimeConfig};
 
@@ -31,8 +30,8 @@ async fn main() -> Result<(), BoxError> {
         println!("  {name:<34} {:>8.1} us", choice_time(params, top_logprobs).as_secs_f64() * 1e6);
     }
     println!("engine, {SEQUENCES} sequences of {TOKENS} tokens, mean of a step in the quickest of 8 runs:");
-    let sampled = SamplingParams { temperature: 0.8, top_p: 0.95, top_k: 40, ..greedy() };
-    for (name, params) in [("greedy", greedy()), ("top-k 40, top-p 0.95", sampled)] {
+    let sampled = SamplingParams { temperature: 0.8, top_p: 0.95, top_k: 40, ..SamplingParams::greedy() };
+    for (name, params) in [("greedy", SamplingParams::greedy()), ("top-k 40, top-p 0.95", sampled)] {
         let mut quickest = [f64::INFINITY; 2];
         for _ in 0..8 {
             let times = step_times(params.clone()).await?;
@@ -48,26 +47,16 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-fn greedy() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: 1,
-    }
-}
-
 fn kinds() -> Vec<(&'static str, SamplingParams, Option<usize>)> {
-    let plain = SamplingParams { temperature: 1.0, ..greedy() };
+    let plain = SamplingParams { temperature: 1.0, ..SamplingParams::greedy() };
     vec![
-        ("greedy", greedy(), None),
-        ("greedy, 5 logprobs", greedy(), Some(5)),
-        ("greedy, penalties on 512 tokens", SamplingParams { repetition_penalty: 1.1, ..greedy() }, None),
+        ("greedy", SamplingParams::greedy(), None),
+        ("greedy, 5 logprobs", SamplingParams::greedy(), Some(5)),
+        (
+            "greedy, penalties on 512 tokens",
+            SamplingParams { repetition_penalty: 1.1, ..SamplingParams::greedy() },
+            None,
+        ),
         ("temperature 1", plain.clone(), None),
         ("top-k 40", SamplingParams { top_k: 40, ..plain.clone() }, None),
         ("top-k 40, top-p 0.95", SamplingParams { top_k: 40, top_p: 0.95, ..plain.clone() }, None),
@@ -116,19 +105,7 @@ async fn step_times(params: SamplingParams) -> Result<[f64; 2], BoxError> {
     let model = || -> Result<Box<dyn Model>, BoxError> { Ok(Box::new(Scripted::unsure(VOCABULARY))) };
     let engine = start_with(config, context.clone(), model).await?.engine;
     let generations = (0..SEQUENCES).map(|index| {
-        let request = Generate {
-            prompt: vec![index as u32; 32],
-            params: params.clone(),
-            rules: StopRules::new(TOKENS, 0, Vec::new()),
-            top_logprobs: None,
-            prompt_top_logprobs: None,
-            priority: 0,
-            tenant: Default::default(),
-            cache_salt: String::new(),
-            continuations: 1,
-            grammar: None,
-            adapter: None,
-        };
+        let request = Generate { params: params.clone(), ..Generate::greedy(vec![index as u32; 32], TOKENS) };
         engine.generate(request, None)
     });
     let generations = generations.collect::<Result<Vec<_>, _>>()?;

@@ -20,9 +20,7 @@ use weft_inference::{
     engine::{EngineHandle, Event, Generation},
     model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
-    sampler::SamplingParams,
     start_with,
-    stop::StopRules,
 };
 use weft_runtime::{BoxError, Process, RuntimeConfig};
 
@@ -81,29 +79,7 @@ fn prompt(prefix: u32, suffix: u32) -> Vec<u32> {
 }
 
 fn request(prompt: Vec<u32>, salt: &str, tokens: usize) -> Generate {
-    Generate {
-        prompt,
-        params: SamplingParams {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-        },
-        rules: StopRules::new(tokens, 0, Vec::new()),
-        top_logprobs: None,
-        prompt_top_logprobs: None,
-        priority: 0,
-        tenant: Default::default(),
-        cache_salt: salt.to_owned(),
-        continuations: 1,
-        grammar: None,
-        adapter: None,
-    }
+    Generate { cache_salt: salt.to_owned(), ..Generate::greedy(prompt, tokens) }
 }
 
 /// Until the first token, and until the end.

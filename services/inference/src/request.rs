@@ -103,6 +103,26 @@ pub struct Generate {
     pub adapter: Option<Lease>,
 }
 
+impl Generate {
+    /// The `tokens` likeliest tokens after `prompt`, whatever they are, and nothing else: what tests and measurements
+    /// start from.
+    pub fn greedy(prompt: Vec<u32>, tokens: usize) -> Self {
+        Self {
+            prompt,
+            params: SamplingParams::greedy(),
+            rules: StopRules::new(tokens, 0, Vec::new()),
+            top_logprobs: None,
+            prompt_top_logprobs: None,
+            priority: 0,
+            tenant: Tenant::default(),
+            cache_salt: String::new(),
+            continuations: 1,
+            grammar: None,
+            adapter: None,
+        }
+    }
+}
+
 impl GenerateRequest {
     /// Checks everything. `seed` is asked for a fresh one where the request has none.
     ///

@@ -12,7 +12,6 @@ use weft_inference::{
     request::Generate,
     sampler::{Choice, SamplingParams},
     start_with,
-    stop::StopRules,
 };
 use weft_runtime::{Context, Process, RuntimeConfig};
 
@@ -45,29 +44,9 @@ fn prompt(end: u32) -> Vec<u32> {
 }
 
 fn request(end: u32, salt: &str) -> Generate {
-    Generate {
-        prompt: prompt(end),
-        params: SamplingParams {
-            temperature: 0.8,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 7,
-        },
-        rules: StopRules::new(20, 0, Vec::new()),
-        top_logprobs: Some(5),
-        prompt_top_logprobs: None,
-        priority: 0,
-        tenant: Default::default(),
-        cache_salt: salt.to_owned(),
-        continuations: 1,
-        grammar: None,
-        adapter: None,
-    }
+    let params = SamplingParams { temperature: 0.8, seed: 7, ..SamplingParams::greedy() };
+    let cache_salt = salt.to_owned();
+    Generate { params, cache_salt, top_logprobs: Some(5), ..Generate::greedy(prompt(end), 20) }
 }
 
 /// Tokens with their likelihoods, and the end.

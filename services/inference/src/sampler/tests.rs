@@ -11,17 +11,7 @@ fn sorted(ids: &[usize]) -> Vec<usize> {
 }
 
 fn params() -> SamplingParams {
-    SamplingParams {
-        temperature: 1.0,
-        top_p: 1.0,
-        top_k: 0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: 7,
-    }
+    SamplingParams { temperature: 1.0, seed: 7, ..SamplingParams::greedy() }
 }
 
 fn choose(logits: &[f32], params: SamplingParams, position: usize) -> Result<Choice, SamplingError> {

@@ -135,40 +135,16 @@ impl Bench {
     }
 }
 
-fn params() -> SamplingParams {
-    SamplingParams {
-        temperature: 0.0,
-        top_p: 1.0,
-        top_k: 0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        frequency_penalty: 0.0,
-        presence_penalty: 0.0,
-        logit_bias: Vec::new(),
-        seed: 5,
-    }
-}
-
 /// A greedy generation of exactly `tokens` tokens.
 fn request(prompt: &[u32], tokens: usize) -> Generate {
-    Generate {
-        prompt: prompt.to_vec(),
-        params: params(),
-        rules: StopRules::new(tokens, 0, Vec::new()),
-        top_logprobs: None,
-        prompt_top_logprobs: None,
-        priority: 0,
-        tenant: Default::default(),
-        cache_salt: String::new(),
-        continuations: 1,
-        grammar: None,
-        adapter: None,
-    }
+    let params = SamplingParams { seed: 5, ..SamplingParams::greedy() };
+    Generate { params, ..Generate::greedy(prompt.to_vec(), tokens) }
 }
 
 /// The same, sampled.
 fn sampled(prompt: &[u32], tokens: usize, seed: u64) -> Generate {
-    let params = SamplingParams { temperature: 0.9, top_p: 0.95, top_k: 40, seed, ..params() };
+    let params =
+        SamplingParams { temperature: 0.9, top_p: 0.95, top_k: 40, seed, ..SamplingParams::greedy() };
     Generate { params, ..request(prompt, tokens) }
 }
 
