@@ -61,6 +61,9 @@ jaeger: ## build Jaeger v2, so that `weft up` starts it and `weft trace` shows t
 clients: ## fetch the official Python gRPC client, and grpcurl
 	$(SETUP) clients grpcurl
 
+languages: ## fetch what the example clients in Go, Node.js and Java need
+	$(SETUP) tools client-go client-node client-java
+
 ## Check it
 
 test: test-setup test-build test-python test-rust test-conformance ## set up all it needs and run every test
@@ -98,5 +101,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	-[ ! -x $(WEFT) ] || $(WEFT) down
 	cargo clean
 
-.PHONY: help up down status bench quality bench-peers bench-structured setup build libtorch model jaeger clients \
+.PHONY: help up down status bench quality bench-peers bench-structured setup build libtorch model jaeger clients languages \
 	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

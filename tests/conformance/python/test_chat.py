@@ -1,12 +1,10 @@
 """The main job: answers stream, stop when they should, and do not depend on who else asks."""
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from conversation import LENGTH, STOP, ask, collect
-from mesh import GENERATED, ROOT, Mesh, eventually
+from mesh import Mesh, eventually
 from weft.gateway.v1 import gateway_pb2 as weft
 from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 from weft.inference.v1 import inference_pb2
@@ -124,13 +122,3 @@ def test_the_model_is_listed(gateway: GatewayServiceStub) -> None:
     assert model.id == "smollm2-135m-instruct"
     assert (model.architecture, model.context_length, model.chat) == ("LlamaForCausalLM", 8192, True)
     assert gateway.GetModel(weft.GetModelRequest(model=model.id), timeout=10).model == model
-
-
-def test_the_example_prints_an_answer(mesh: Mesh) -> None:
-    example = ROOT / "tests" / "conformance" / "python" / "chat.py"
-    command = [sys.executable, example, mesh.address("gateway"), "What is the capital of France?"]
-    done = subprocess.run(
-        command, env={"PYTHONPATH": str(GENERATED)}, capture_output=True, text=True, timeout=90, check=True
-    )
-    # It samples, so what it says is anybody's guess.
-    assert len(done.stdout.split()) > 1, done.stdout
