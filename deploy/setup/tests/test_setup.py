@@ -20,6 +20,7 @@ from unittest import mock
 SETUP = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(SETUP))
 
+import client_tools  # noqa: E402
 import command  # noqa: E402
 import libtorch  # noqa: E402
 import packages  # noqa: E402
@@ -320,6 +321,38 @@ class LibtorchTest(Case):
             self.assertEqual(len(found), expected, found)
             self.assertIn("lib/libcudart.so.13", found)
             self.assertNotIn("lib/libtorch_python.so", found)
+
+
+class ClientToolsTest(Case):
+    def setUp(self):
+        super().setUp()
+        self.repository = self.root / "repository"
+        self.repository.mkdir()
+        (self.repository / "a.jar").write_bytes(b"a")
+        self.pins = self.root / "java.txt"
+        self.pins.write_text(f"{hashlib.sha256(b'a').hexdigest()}  a.jar\n")
+        self.enterContext(mock.patch.object(client_tools, "PINS", self.pins))
+
+    def test_a_repository_that_holds_what_is_pinned_is_accepted(self):
+        (self.repository / "a.pom").write_bytes(b"poms only say which archives are wanted")
+        client_tools.check_pins(self.repository)
+
+    def test_an_archive_that_is_another_or_not_pinned_or_missing_is_refused_by_name(self):
+        archive, program = self.repository / "a.jar", self.repository / "b.exe"
+        for name, change in [
+            ("b.exe", lambda: program.write_bytes(b"b")),
+            ("a.jar", lambda: (program.unlink(), archive.write_bytes(b"b"))),
+            ("a.jar", archive.unlink),
+        ]:
+            change()
+            with self.assertRaisesRegex(SetupError, f"^{name} has SHA-256"):
+                client_tools.check_pins(self.repository)
+
+    def test_a_toolchain_that_is_missing_or_too_old_is_refused_by_name(self):
+        for program, least, said in [("no-such-program", 1, "there is no"), ("python3", 4, "found 'Python 3")]:
+            with self.assertRaisesRegex(SetupError, f"needs Thing {least} or newer.*{said}"):
+                command = [program, "--version"]
+                client_tools.check_version(program, command, r"Python (\d+)", least, "Thing")
 
 
 if __name__ == "__main__":
