@@ -1,8 +1,10 @@
 //! The public API: wire types come in and go out here, and nowhere further.
 //!
-//! Map: `parse` (a request in our own words, or everything that is wrong with it), `answer` (our words on the wire).
+//! Map: `parse` (a request in our own words, or everything that is wrong with it), `answer` (our words on the wire),
+//! `kserve` (the same pipeline for clients of the Open Inference Protocol).
 
 mod answer;
+pub(crate) mod kserve;
 mod parse;
 
 use std::pin::Pin;

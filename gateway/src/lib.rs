@@ -24,10 +24,19 @@ mod request;
 pub use config::Config;
 pub use outbound::Targets;
 
-use weft_proto::gateway::v1::gateway_service_server::GatewayServiceServer;
+use weft_proto::{
+    gateway::v1::gateway_service_server::GatewayServiceServer,
+    kserve::grpc_inference_service_server::GrpcInferenceServiceServer,
+};
 use weft_runtime::{BoxError, Context, Services};
 
-use crate::{grpc::Gateway, metrics::Metrics, models::Models, outbound::Outbound, pipeline::Pipeline};
+use crate::{
+    grpc::{Gateway, kserve::OpenInference},
+    metrics::Metrics,
+    models::Models,
+    outbound::Outbound,
+    pipeline::Pipeline,
+};
 
 /// Starts the gateway in front of the services that its configuration names.
 ///
@@ -57,7 +66,9 @@ pub async fn start_with(config: Config, context: Context, targets: Targets) -> R
     let stack = inbound::stack(&config, &metrics);
     let pipeline = Pipeline::new(&config, outbound, models.clone(), metrics);
     let gateway = Gateway::new(pipeline, models, config.limits);
+    let kserve = OpenInference::new(gateway.clone(), context.health);
     // The process bounds messages itself, by `server.max_message_bytes`.
-    let service = GatewayServiceServer::new(gateway).max_decoding_message_size(usize::MAX);
-    Ok(Services::new().add(service).layer(stack))
+    let gateway = GatewayServiceServer::new(gateway).max_decoding_message_size(usize::MAX);
+    let kserve = GrpcInferenceServiceServer::new(kserve).max_decoding_message_size(usize::MAX);
+    Ok(Services::new().add(gateway).add(kserve).layer(stack))
 }

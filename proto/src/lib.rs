@@ -1,6 +1,6 @@
 //! Weft's contracts. Generated types and the descriptor set that reflection serves; no logic.
 //!
-//! Map: one module a package (`proto/weft/<package>/v1`).
+//! Map: one module a package (`proto/weft/<package>/v1`), and `kserve` for the protocol's package `inference`.
 //! Rule: only a crate's `grpc.rs` and the gateway's `outbound/` name these types.
 
 #![allow(
@@ -39,6 +39,10 @@ pub mod gateway {
     pub mod v1 {
         tonic::include_proto!("weft.gateway.v1");
     }
+}
+/// Tensors in, tensors out: the public API of other servers' clients.
+pub mod kserve {
+    tonic::include_proto!("inference");
 }
 
 /// All of the above, encoded, for `grpc.reflection.v1`.

@@ -126,7 +126,8 @@ fn failure(peer: Peer, status: Status, rename: impl Fn(&str) -> Option<String>) 
     Failure { peer, status: renamed(&status, rename).unwrap_or(status) }
 }
 
-fn renamed(status: &Status, rename: impl Fn(&str) -> Option<String>) -> Option<Status> {
+/// The same refusal with other names of fields; `None` if it names none.
+pub(crate) fn renamed(status: &Status, rename: impl Fn(&str) -> Option<String>) -> Option<Status> {
     if status.code() != Code::InvalidArgument {
         return None;
     }

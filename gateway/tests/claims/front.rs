@@ -15,6 +15,7 @@ use weft_proto::{
         ChatRequest, ChatResponse, Finished, GenerationOptions, Started, TokenInfo, chat_response::Event,
         gateway_service_client::GatewayServiceClient,
     },
+    kserve::grpc_inference_service_client::GrpcInferenceServiceClient,
 };
 use weft_runtime::{
     BoxError, Context, Process, RuntimeConfig, Services, Tasks,
@@ -127,6 +128,11 @@ impl Front {
         let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets));
         let client = GatewayServiceClient::new(connect(&gateway));
         Self { client, gateway, tokenizer, inference, safety, processes }
+    }
+
+    /// A caller that speaks the Open Inference Protocol.
+    pub(crate) fn kserve(&self) -> GrpcInferenceServiceClient<Caller> {
+        GrpcInferenceServiceClient::new(connect(&self.gateway))
     }
 
     /// Asks, and waits until the answer begins.

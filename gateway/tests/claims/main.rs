@@ -10,6 +10,7 @@ mod admission;
 mod chat;
 mod embed;
 mod faults;
+mod kserve;
 mod readiness;
 mod screening;
 mod telemetry;
