@@ -28,7 +28,20 @@ pub struct Services {
     names: BTreeSet<&'static str>,
     routes: RoutesBuilder,
     /// In the order in which they were asked for: each goes around those before it.
-    stacks: Vec<Box<dyn FnOnce(Routes) -> Routes + Send>>,
+    stacks: Vec<Stack>,
+    /// The same, around health and reflection.
+    housekeeping: Vec<Stack>,
+}
+
+/// Puts something around routes.
+pub(crate) type Stack = Box<dyn FnOnce(Routes) -> Routes + Send>;
+
+/// What a process serves, taken apart.
+pub(crate) struct Parts {
+    pub(crate) names: BTreeSet<&'static str>,
+    pub(crate) routes: Routes,
+    /// What stands around health and reflection once the service has started.
+    pub(crate) housekeeping: Vec<Stack>,
 }
 
 impl Services {
@@ -62,8 +75,22 @@ impl Services {
         <L::Service as Service<http::Request<Body>>>::Error: Into<BoxError>,
         <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
     {
-        let stack = move |routes| BoxCloneSyncService::new(RescueLayer.layer(layer.layer(routes)));
-        self.stacks.push(Box::new(stack));
+        self.stacks.push(stack_of(layer));
+        self
+    }
+
+    /// Puts a stack around health and reflection, from the moment when the service has started. Before that there is
+    /// nothing to protect, and whoever waits for it must be able to ask.
+    #[must_use]
+    pub fn housekeeping_layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Routes> + Send + 'static,
+        L::Service:
+            Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+        <L::Service as Service<http::Request<Body>>>::Error: Into<BoxError>,
+        <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+    {
+        self.housekeeping.push(stack_of(layer));
         self
     }
 
@@ -72,10 +99,21 @@ impl Services {
         self.names.iter().copied()
     }
 
-    pub(crate) fn into_parts(self) -> (BTreeSet<&'static str>, Routes) {
+    pub(crate) fn into_parts(self) -> Parts {
         let routes: Routes = BoxCloneSyncService::new(self.routes.routes().prepare());
-        (self.names, self.stacks.into_iter().fold(routes, |routes, stack| stack(routes)))
+        let routes = self.stacks.into_iter().fold(routes, |routes, stack| stack(routes));
+        Parts { names: self.names, routes, housekeeping: self.housekeeping }
     }
+}
+
+fn stack_of<L>(layer: L) -> Stack
+where
+    L: Layer<Routes> + Send + 'static,
+    L::Service: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + Sync + 'static,
+    <L::Service as Service<http::Request<Body>>>::Error: Into<BoxError>,
+    <L::Service as Service<http::Request<Body>>>::Future: Send + 'static,
+{
+    Box::new(move |routes| BoxCloneSyncService::new(RescueLayer.layer(layer.layer(routes))))
 }
 
 impl std::fmt::Debug for Services {

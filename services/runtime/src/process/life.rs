@@ -145,10 +145,10 @@ impl Process {
     }
 
     fn open(&self, front: &Front, services: Services) {
-        let (names, routes) = services.into_parts();
+        let parts = services.into_parts();
         // Set here only, so this cannot fail.
-        let _ = self.names.set(names);
-        front.open(routes);
+        let _ = self.names.set(parts.names);
+        front.open(parts.routes, parts.housekeeping);
         self.started.holds();
     }
 

@@ -11,9 +11,9 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use tonic::{body::Body, service::RoutesBuilder};
 use tonic_health::pb::health_server::HealthServer;
-use tower::{Service, ServiceExt as _};
+use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 
-use super::Routes;
+use super::{Routes, Stack};
 use crate::{
     BoxError,
     health::rpc::HealthRpc,
@@ -27,9 +27,16 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The innermost service of a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Front {
-    housekeeping: tonic::service::Routes,
+    /// Health and reflection, as long as the service starts.
+    housekeeping: Routes,
     /// Set once, when the service has started.
-    services: Arc<OnceLock<Routes>>,
+    started: Arc<OnceLock<Started>>,
+}
+
+#[derive(Debug)]
+struct Started {
+    services: Routes,
+    housekeeping: Routes,
 }
 
 impl Front {
@@ -47,12 +54,14 @@ impl Front {
         housekeeping.add_service(reflection().build_v1()?);
         // All that Python's grpcio-reflection speaks, and older grpcurls.
         housekeeping.add_service(reflection().build_v1alpha()?);
-        Ok(Self { housekeeping: housekeeping.routes().prepare(), services: Arc::default() })
+        let housekeeping = BoxCloneSyncService::new(housekeeping.routes().prepare());
+        Ok(Self { housekeeping, started: Arc::default() })
     }
 
-    /// Lets calls through to the services. Later calls of this change nothing.
-    pub(crate) fn open(&self, services: Routes) {
-        let _ = self.services.set(services);
+    /// Lets calls through to the services, and puts their stacks around housekeeping. Later calls of this change nothing.
+    pub(crate) fn open(&self, services: Routes, stacks: Vec<Stack>) {
+        let housekeeping = stacks.into_iter().fold(self.housekeeping.clone(), |routes, stack| stack(routes));
+        let _ = self.started.set(Started { services, housekeeping });
     }
 }
 
@@ -66,11 +75,13 @@ impl Service<Request<Body>> for Front {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let started = self.started.get();
         if method::is_housekeeping(request.uri().path()) {
-            return Box::pin(self.housekeeping.clone().oneshot(request));
+            let housekeeping = started.map_or(&self.housekeeping, |started| &started.housekeeping);
+            return Box::pin(housekeeping.clone().oneshot(request));
         }
-        match self.services.get() {
-            Some(services) => Box::pin(services.clone().oneshot(request)),
+        match started {
+            Some(started) => Box::pin(started.services.clone().oneshot(request)),
             None => Box::pin(std::future::ready(Ok(starting().into_http()))),
         }
     }
