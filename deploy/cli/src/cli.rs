@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    command::{bench, chat, down, logs, model, status, trace, up},
+    command::{bench, chat, down, key, logs, model, status, trace, up},
     mesh::run_dir::RUN_DIR,
     ui::Colour,
 };
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Show the logs, merged by time
     Logs(logs::Args),
+    /// Work on API keys of the gateway: make one
+    Key(key::Args),
     /// Work on model folders: make one in fewer bits
     Model(model::Args),
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod down;
+pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod status;
@@ -40,6 +41,7 @@ pub(crate) async fn run(ui: &Ui, cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => trace::run(ui, &place, &args).await,
         Command::Bench(args) => bench::run(ui, &place, args).await,
         Command::Logs(args) => logs::run(ui, &place, &args).await,
+        Command::Key(args) => key::run(ui, &args),
         Command::Model(args) => model::run(ui, &args),
     }
 }

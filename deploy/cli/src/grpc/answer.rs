@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::{Stream, StreamExt as _};
-use tonic::transport::Channel;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use weft_proto::{
     common::v1::{ChatMessage, Constraint, FinishReason, Role, constraint::Form},
     gateway::v1::{
@@ -12,7 +12,7 @@ use weft_proto::{
     },
 };
 
-use super::{Call, Generation, MAX_MESSAGE_BYTES, Refusal};
+use super::{Call, Generation, MAX_MESSAGE_BYTES, Refusal, key::ApiKey};
 
 /// Who says something in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +75,15 @@ pub(crate) struct Ending {
 /// A client of the gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
-    client: GatewayServiceClient<Channel>,
+    client: GatewayServiceClient<InterceptedService<Channel, ApiKey>>,
     model: String,
 }
 
 impl Gateway {
     /// Asks `model`, or the only one that is served if it is empty.
     pub(crate) fn new(channel: Channel, model: String) -> Self {
-        let client = GatewayServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let client = GatewayServiceClient::with_interceptor(channel, ApiKey::from_env())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { client, model }
     }
 

@@ -1,13 +1,14 @@
 //! The door to the services: the only module that names wire types.
 //!
 //! Map: `connect` (channels), `answer` (Chat and Complete: a text as it comes), `ids` (Generate: token ids as they come),
-//! `info` (what services say of themselves), `text` (the tokenizer, for prompts of an exact length), `refusal` (errors with
+//! `key` (who asks), `info` (what services say of themselves), `text` (the tokenizer, for prompts of an exact length), `refusal` (errors with
 //! their `google.rpc` details).
 
 pub(crate) mod answer;
 pub(crate) mod connect;
 pub(crate) mod ids;
 pub(crate) mod info;
+mod key;
 pub(crate) mod refusal;
 pub(crate) mod text;
 
