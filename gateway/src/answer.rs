@@ -36,6 +36,8 @@ pub(crate) struct Finished {
     pub(crate) findings: Findings,
     /// Whether the filter refused the prompt (`true`) or ended the answer (`false`).
     pub(crate) blocked_prompt: Option<bool>,
+    /// Whether it ended at its length because the tenant's quota had no more.
+    pub(crate) quota_reached: bool,
 }
 
 /// Why an answer ended.

@@ -7,6 +7,8 @@ use weft_runtime::{
     config::{FromConfig, Rule, Section, any, at_least, between, not_empty},
 };
 
+use crate::inbound::{auth::AuthConfig, quota::QuotaConfig};
+
 /// What the gateway is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -16,6 +18,10 @@ pub struct Config {
     pub(crate) inference: ClientConfig,
     /// `[safety]`: how the safety filter is called.
     pub(crate) safety: ClientConfig,
+    /// `[auth]`: who is let in.
+    pub(crate) auth: AuthConfig,
+    /// `[quota]`: how much a tenant may use.
+    pub(crate) quota: QuotaConfig,
     /// `[admission]`: how much is let in.
     pub(crate) admission: Admission,
     /// `[limits]`: how large a request may be.
@@ -36,6 +42,8 @@ impl FromConfig for Config {
             tokenizer: section.section("tokenizer"),
             inference: section.section("inference"),
             safety: section.section("safety"),
+            auth: section.section("auth"),
+            quota: section.section("quota"),
             admission: section.section("admission"),
             limits: section.section("limits"),
             safety_filter: section.section("safety_filter"),
@@ -200,6 +208,10 @@ mod tests {
     #[test]
     fn all_problems_are_reported_at_once() {
         let lines = r#"
+            [auth]
+            mode = "required"
+            [quota]
+            window = "1ms"
             [admission]
             max_in_flight = 0
             [limits]
@@ -218,6 +230,8 @@ mod tests {
             "tokenizer.address",
             "inference.address",
             "safety.address",
+            "auth.mode",
+            "quota.window",
             "admission.max_in_flight",
             "limits.max_stop_strings",
             "safety_filter.default_policy",

@@ -2,9 +2,11 @@
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use weft_runtime::status::{self, code_name};
+
+use crate::inbound::{auth::Denied, quota::Exceeded};
 
 /// A service behind the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +59,14 @@ pub(crate) enum Error {
     #[error("the safety policy refuses {inputs}: {categories}")]
     Blocked { inputs: String, categories: String },
 
+    /// The caller is not let in, or may not do this.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+
+    /// The caller's tenant has no room for this in its quota.
+    #[error(transparent)]
+    Quota(#[from] Box<Exceeded>),
+
     /// There is no room for another request.
     #[error("{in_flight} requests are in flight and admission.max_in_flight = {limit}")]
     Full { in_flight: usize, limit: usize, retry_after: Duration },
@@ -81,10 +91,25 @@ impl Error {
             Self::Refused(status) => status.code(),
             Self::UnknownModel { .. } => Code::NotFound,
             Self::Blocked { .. } => Code::PermissionDenied,
+            Self::Denied(denied) => denied.code(),
+            Self::Quota(_) => Code::ResourceExhausted,
             Self::Full { .. } | Self::VocabularyMismatch { .. } => Code::Unavailable,
             Self::Upstream(failure) => upstream_code(failure.status.code()),
             Self::Broken { .. } => Code::Internal,
         }
+    }
+
+    /// What clients that retry by themselves are told, as gRPC's retry design has it: after how many milliseconds, or
+    /// -1 for never.
+    fn pushback(&self) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        if let Self::Quota(exceeded) = self {
+            let millis = exceeded
+                .retry_after()
+                .map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+            metadata.insert("grpc-retry-pushback-ms", millis.into());
+        }
+        metadata
     }
 
     fn details(&self) -> ErrorDetails {
@@ -96,6 +121,8 @@ impl Error {
             Self::Blocked { inputs, categories } => {
                 info("CONTENT_FILTER", [("inputs", inputs.clone()), ("categories", categories.clone())])
             }
+            Self::Denied(denied) => info(denied.reason(), denied.metadata()),
+            Self::Quota(exceeded) => exceeded.details(),
             Self::Full { in_flight, limit, retry_after } => {
                 let knob = ("knob", "admission.max_in_flight".to_owned());
                 let found = [knob, ("value", limit.to_string()), ("in_flight", in_flight.to_string())];
@@ -113,9 +140,9 @@ impl Error {
     }
 }
 
-fn info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorDetails {
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-    ErrorDetails::with_error_info(reason, status::DOMAIN, metadata)
+fn info(reason: &str, metadata: impl IntoIterator<Item = (&'static str, String)>) -> ErrorDetails {
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value));
+    ErrorDetails::with_error_info(reason, status::DOMAIN, metadata.collect::<HashMap<_, _>>())
 }
 
 impl Failure {
@@ -169,7 +196,7 @@ impl From<Error> for Status {
             Error::Upstream(Failure { status, .. }) if !is_trouble(code) => status.message().to_owned(),
             _ => error.to_string(),
         };
-        Self::with_error_details(code, message, error.details())
+        Self::with_error_details_and_metadata(code, message, error.details(), error.pushback())
     }
 }
 

@@ -24,7 +24,8 @@ use weft_runtime::Deadline;
 use crate::{
     answer::{Event, Started},
     config::Limits,
-    inbound::tenant::tenant_of,
+    error::Error,
+    inbound::tenant::caller_of,
     models::Models,
     pipeline::Pipeline,
     request::{Ask, Scope},
@@ -94,24 +95,30 @@ impl GatewayService for Gateway {
         request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
         let served = self.models.served(Deadline::of(&request)).await?;
-        Ok(Response::new(ListModelsResponse { models: vec![answer::model(&served)] }))
+        let caller = caller_of(request.extensions());
+        let usable = [served].into_iter().filter(|served| caller.may_use(&served.model.id, None).is_ok());
+        Ok(Response::new(ListModelsResponse {
+            models: usable.map(|served| answer::model(&served)).collect(),
+        }))
     }
 
     async fn get_model(
         &self,
         request: Request<GetModelRequest>,
     ) -> Result<Response<GetModelResponse>, Status> {
-        let deadline = Deadline::of(&request);
+        let (deadline, caller) = (Deadline::of(&request), caller_of(request.extensions()));
         let name = request.into_inner().model;
         parse::model_name(&name)?;
         let served = self.models.find(&name, deadline).await?;
+        caller.may_use(&served.model.id, None).map_err(Error::from)?;
         Ok(Response::new(GetModelResponse { model: Some(answer::model(&served)) }))
     }
 }
 
 /// What all calls for this request share.
 fn scope<T>(request: &Request<T>) -> Scope {
-    Scope { request_id: request_id(), deadline: Deadline::of(request), tenant: tenant_of(request) }
+    let (deadline, caller) = (Deadline::of(request), caller_of(request.extensions()));
+    Scope { request_id: request_id(), deadline, caller }
 }
 
 /// The id of the trace that the request is part of; where nothing is traced, one of its own.

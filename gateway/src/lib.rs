@@ -32,6 +32,7 @@ use weft_runtime::{BoxError, Context, Services};
 
 use crate::{
     grpc::{Gateway, kserve::OpenInference},
+    inbound::{auth::Auth, quota::Quotas},
     metrics::Metrics,
     models::Models,
     outbound::Outbound,
@@ -41,7 +42,7 @@ use crate::{
 /// Starts the gateway in front of the services that its configuration names.
 ///
 /// # Errors
-/// An address or a certificate that is not usable. A service that is not there is no error: the gateway is not ready
+/// An address, a certificate, a keys file or a limits file that is not usable. A service that is not there is no error: the gateway is not ready
 /// until it is.
 pub async fn start(config: Config, context: Context) -> Result<Services, BoxError> {
     let targets = Targets {
@@ -60,15 +61,18 @@ pub async fn start(config: Config, context: Context) -> Result<Services, BoxErro
 #[expect(clippy::unused_async, reason = "what starts a process may wait, and `start` is given to one")]
 pub async fn start_with(config: Config, context: Context, targets: Targets) -> Result<Services, BoxError> {
     let metrics = Metrics::new(&context.metrics);
+    let auth = Auth::new(&config.auth, &context, &metrics)?;
+    let quotas = Quotas::new(&config.quota, &context, &metrics)?;
     let outbound = Outbound::new(&config, &context, targets, &metrics)?;
     let models = Models::new(outbound.clone());
     readiness::watch(&config, &context, &outbound, &models);
-    let stack = inbound::stack(&config, &metrics);
-    let pipeline = Pipeline::new(&config, outbound, models.clone(), metrics);
+    let stack = inbound::stack(&config, &auth, &metrics);
+    let pipeline = Pipeline::new(&config, outbound, models.clone(), quotas, metrics);
     let gateway = Gateway::new(pipeline, models, config.limits);
     let kserve = OpenInference::new(gateway.clone(), context.health);
     // The process bounds messages itself, by `server.max_message_bytes`.
     let gateway = GatewayServiceServer::new(gateway).max_decoding_message_size(usize::MAX);
     let kserve = GrpcInferenceServiceServer::new(kserve).max_decoding_message_size(usize::MAX);
-    Ok(Services::new().add(gateway).add(kserve).layer(stack))
+    let services = Services::new().add(gateway).add(kserve).layer(stack);
+    Ok(services.housekeeping_layer(auth.layer()))
 }

@@ -1,5 +1,7 @@
 //! What the gateway counts. Labels are bounded: models that are served, categories of the safety policy, fixed words.
 
+mod access;
+
 use std::fmt::Write as _;
 
 use prometheus_client::{
@@ -14,6 +16,8 @@ use prometheus_client::{
 };
 
 use crate::{answer::Findings, error::Peer};
+
+pub(crate) use access::{Authentications, Reloads};
 
 /// Everything the gateway counts. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,6 +40,10 @@ pub(crate) struct Metrics {
     pub(crate) tokens: Family<TokenKind, Counter>,
     /// Answers that a stop string ended.
     pub(crate) stop_strings: Counter,
+    /// Who was let in, and who was not.
+    pub(crate) authentications: Authentications,
+    /// Files that were read again.
+    pub(crate) reloads: Reloads,
     /// What the safety filter found.
     pub(crate) findings: Family<Finding, Counter>,
     retries: Family<PeerLabel, Counter>,
@@ -115,6 +123,8 @@ impl Metrics {
             stages: Family::new_with_constructor(short),
             tokens: Family::default(),
             stop_strings: Counter::default(),
+            authentications: Authentications::default(),
+            reloads: Reloads::default(),
             findings: Family::default(),
             retries: Family::default(),
             upstream: Family::default(),
@@ -130,6 +140,8 @@ impl Metrics {
         registry.register("tokens", "Tokens in prompts and answers", self.tokens.clone());
         registry.register("stop_string_hits", "Answers that a stop string ended", self.stop_strings.clone());
         registry.register("safety_findings", "What the safety filter found", self.findings.clone());
+        self.authentications.register(registry);
+        self.reloads.register(registry);
         registry.register("retries", "Calls that were made again", self.retries.clone());
         registry.register(
             "upstream_in_flight",

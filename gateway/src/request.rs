@@ -4,7 +4,7 @@ use std::{collections::HashMap, mem};
 
 use weft_runtime::Deadline;
 
-use crate::inbound::tenant::Tenant;
+use crate::inbound::{auth::Identity, tenant::Tenant};
 
 /// What all calls made for one request share.
 #[derive(Clone, Debug)]
@@ -13,8 +13,15 @@ pub(crate) struct Scope {
     pub(crate) request_id: String,
     /// When the caller stops waiting.
     pub(crate) deadline: Option<Deadline>,
-    /// Whom inference charges for it.
-    pub(crate) tenant: Tenant,
+    /// Who asks, and what they may use.
+    pub(crate) caller: Identity,
+}
+
+impl Scope {
+    /// Whom the request is charged to.
+    pub(crate) fn tenant(&self) -> &Tenant {
+        self.caller.tenant()
+    }
 }
 
 /// A request for text.

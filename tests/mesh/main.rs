@@ -1,8 +1,10 @@
 //! What the whole mesh promises. One binary, because libtorch links slowly.
 
 mod answers;
+mod auth;
 mod drain;
 mod faults;
+mod quota;
 mod refusals;
 mod structured;
 

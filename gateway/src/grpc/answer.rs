@@ -80,6 +80,7 @@ fn wire_finished(finished: Finished) -> wire::Finished {
         usage: Some(wire_usage(finished.usage)),
         safety_findings: finished.findings.into_iter().collect(),
         blocked_prompt: finished.blocked_prompt,
+        quota_reached: finished.quota_reached,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Whom a request is charged to, and whose prompts it may share a cache with.
 
+use http::Extensions;
 use sha2::{Digest as _, Sha256};
-use tonic::Request;
-use weft_runtime::tls::PeerIdentity;
+
+use super::auth::Identity;
 
 /// The longest name that inference takes, in bytes.
 const LONGEST: usize = 128;
@@ -29,7 +30,7 @@ impl Tenant {
     }
 
     /// The tenant of this name. One that is too long for the wire is known by its SHA-256: cut short, two would be one.
-    fn named(name: &str) -> Self {
+    pub(super) fn named(name: &str) -> Self {
         if name.len() <= LONGEST {
             return Self(name.to_owned());
         }
@@ -37,12 +38,12 @@ impl Tenant {
     }
 }
 
-/// The tenant that a request belongs to: the first name in the certificate that its caller showed.
+/// Who sent a request, by the extensions that the auth layer has left in it.
 ///
-/// The one place that decides it: who authenticates callers in another way says so here.
-pub(crate) fn tenant_of<T>(request: &Request<T>) -> Tenant {
-    let shown = PeerIdentity::of(request).and_then(|caller| caller.names().first());
-    shown.map_or_else(Tenant::default, |name| Tenant::named(name))
+/// The one place that decides whose a request is: inference charges it to the tenant of this identity, and so do quotas.
+pub(crate) fn caller_of(extensions: &Extensions) -> Identity {
+    // Behind the layer there always is one; without it nobody was asked.
+    extensions.get().cloned().unwrap_or_else(Identity::anyone)
 }
 
 #[cfg(test)]
@@ -50,8 +51,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_caller_without_a_certificate_belongs_to_the_tenant_without_a_name() {
-        assert_eq!(tenant_of(&Request::new(())).name(), None);
+    fn a_caller_that_is_not_known_belongs_to_the_tenant_without_a_name() {
+        assert_eq!(caller_of(&Extensions::new()).tenant().name(), None);
     }
 
     #[test]

@@ -262,9 +262,9 @@ fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) ->
         top_logprobs: options.top_logprobs,
         priority: options.priority,
         adapter_id: options.adapter_id.clone(),
-        tenant: scope.tenant.name().map(str::to_owned),
+        tenant: scope.tenant().name().map(str::to_owned),
         constraint: options.constraint.as_ref().map(wire_constraint),
-        cache_salt: Some(scope.tenant.cache_salt(options.cache_salt.as_deref().unwrap_or_default())),
+        cache_salt: Some(scope.tenant().cache_salt(options.cache_salt.as_deref().unwrap_or_default())),
         ..GenerateRequest::default()
     }
 }

@@ -8,7 +8,7 @@ use tracing::{Instrument as _, info_span};
 use weft_runtime::telemetry::fields;
 
 use super::{
-    Pipeline,
+    Pipeline, count,
     prompt::{self, Screening, Verdict},
     record::Record,
     timed,
@@ -40,7 +40,7 @@ impl Pipeline {
     ) -> Result<Embedded, Error> {
         let served = self.models.find(model, scope.deadline).await?;
         let record = Record::begin(&self.metrics, scope, "embeddings", &served.model.id);
-        match self.vectors(scope, inputs).await {
+        match self.vectors(scope, &served.model.id, inputs).await {
             Ok(embedded) => {
                 self.metrics.input_tokens(&served.model.id).inc_by(embedded.usage.prompt.into());
                 record.done();
@@ -50,7 +50,8 @@ impl Pipeline {
         }
     }
 
-    async fn vectors(&self, scope: &Scope, inputs: Vec<String>) -> Result<Embedded, Error> {
+    async fn vectors(&self, scope: &Scope, model: &str, inputs: Vec<String>) -> Result<Embedded, Error> {
+        let lease = self.enter(scope, model, None)?;
         let policy = self.policy(None);
         let screening = Screening { policy: &policy, field: "inputs", deadline: scope.deadline };
         let screen = async { Ok(prompt::screen(&self.outbound.safety, inputs.clone(), screening).await?) };
@@ -65,14 +66,15 @@ impl Pipeline {
             Verdict::Redacted(texts) => self.ids(scope, &texts).await?,
             Verdict::Blocked { texts } => return Err(blocked(&texts, &findings)),
         };
-        let tokens =
-            ids.iter().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX)).fold(0, u32::saturating_add);
+        let tokens = ids.iter().map(|ids| count(ids)).fold(0, u32::saturating_add);
+        let reservation = lease.reserve(tokens, 0, 0)?;
         let embed = self
             .outbound
             .inference
             .embed(ids, scope.deadline)
             .instrument(info_span!(target: fields::SPANS, "embed"));
         let vectors = timed(self.metrics.stage("embed"), embed).await?;
+        reservation.charge(tokens.into())?;
         Ok(Embedded { vectors, usage: Usage { prompt: tokens, ..Usage::default() } })
     }
 

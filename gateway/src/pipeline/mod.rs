@@ -36,6 +36,7 @@ use crate::{
     answer::{Event, Findings, FinishReason, Finished, Started, Token, Usage},
     config::Config,
     error::{Error, Peer},
+    inbound::quota::{self, Lease, Quotas, Reservation},
     metrics::Metrics,
     models::{Models, Served},
     outbound::{Outbound, inference::Generation},
@@ -97,16 +98,24 @@ struct Ended {
 pub(crate) struct Pipeline {
     outbound: Outbound,
     models: Models,
+    quotas: Quotas,
     metrics: Metrics,
     window: usize,
     default_policy: Option<String>,
 }
 
 impl Pipeline {
-    pub(crate) fn new(config: &Config, outbound: Outbound, models: Models, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        outbound: Outbound,
+        models: Models,
+        quotas: Quotas,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             outbound,
             models,
+            quotas,
             metrics,
             window: config.pipeline.window,
             default_policy: config.safety_filter.default_policy.clone(),
@@ -117,12 +126,25 @@ impl Pipeline {
     pub(crate) async fn answer(&self, scope: &Scope, mut ask: Ask) -> Result<(Started, Events), Error> {
         let served = self.models.find(&ask.model, scope.deadline).await?;
         let record = Record::begin(&self.metrics, scope, ask.prompt.operation(), &served.model.id);
-        let policy = self.policy(ask.options.safety_policy.as_deref());
-        let story = Story { pipeline: self, scope, options: &ask.options, served: &served, policy };
-        match story.begin(&mut ask.prompt).await {
+        match self.begin(scope, &mut ask, &served).await {
             Ok(Beginning { started, events, span }) => Ok((started, record.over(events, span))),
             Err(error) => Err(record.fail(error)),
         }
+    }
+
+    async fn begin(&self, scope: &Scope, ask: &mut Ask, served: &Served) -> Result<Beginning, Error> {
+        let lease = self.enter(scope, &served.model.id, ask.options.adapter_id.as_deref())?;
+        let policy = self.policy(ask.options.safety_policy.as_deref());
+        let story = Story { pipeline: self, scope, options: &ask.options, served, policy, lease };
+        let (begun, reservation) = story.begin(&mut ask.prompt).await?;
+        let events = quota::held(begun.events, story.lease, reservation).boxed();
+        Ok(Beginning { events, ..begun })
+    }
+
+    /// Lets a request begin: its caller may use the model, and its tenant has room for another one.
+    fn enter(&self, scope: &Scope, model: &str, adapter: Option<&str>) -> Result<Lease, Error> {
+        scope.caller.may_use(model, adapter)?;
+        self.quotas.begin(scope.tenant(), model)
     }
 
     /// The name that the safety service is given; empty for its own default.
@@ -138,6 +160,7 @@ struct Story<'a> {
     options: &'a Options,
     served: &'a Served,
     policy: String,
+    lease: Lease,
 }
 
 /// A generation that runs, and its span.
@@ -156,24 +179,35 @@ struct Beginning {
 impl Story<'_> {
     /// Turns the prompt into ids while the safety filter reads it, and lets inference begin before the verdict. Nothing
     /// leaves before it: a generation on a prompt that is refused or redacted is dropped unseen.
-    async fn begin(&self, prompt: &mut Prompt) -> Result<Beginning, Error> {
+    async fn begin(&self, prompt: &mut Prompt) -> Result<(Beginning, Reservation), Error> {
         let (operation, field) = (prompt.operation(), prompt.field());
         let verdict = Box::pin(self.screen(prompt.texts(), field));
         let (ids, verdict) = beside(verdict, Box::pin(self.encode(prompt))).await;
         let ids = ids?;
-        let prompt_tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
-        let ahead = Box::pin(self.generate(ids, operation, field));
+        let reservation = self.reserve(&ids)?;
+        let prompt_tokens = count(&ids);
+        let ahead = Box::pin(self.generate(ids, &reservation, (operation, field)));
         let (verdict, ahead) = beside(ahead, verdict).await;
         let (verdict, findings) = verdict?;
         match verdict {
-            Verdict::Clear => Ok(self.stream(ahead.await?, findings)),
-            Verdict::Blocked { .. } => Ok(self.refusal(prompt_tokens, findings)),
+            Verdict::Clear => {
+                let running = ahead.await?;
+                Ok((self.stream(running, &reservation, findings)?, reservation))
+            }
+            Verdict::Blocked { .. } => {
+                drop(ahead);
+                reservation.charge(prompt_tokens.into())?;
+                Ok((self.refusal(prompt_tokens, findings), reservation))
+            }
             Verdict::Redacted(texts) => {
                 // The model must not have seen what was redacted, so this generation ends and another begins.
                 drop(ahead);
+                drop(reservation);
                 prompt.replace_texts(texts);
-                let running = self.generate(self.encode(prompt).await?, operation, field).await?;
-                Ok(self.stream(running, findings))
+                let ids = self.encode(prompt).await?;
+                let reservation = self.reserve(&ids)?;
+                let running = self.generate(ids, &reservation, (operation, field)).await?;
+                Ok((self.stream(running, &reservation, findings)?, reservation))
             }
         }
     }
@@ -205,21 +239,47 @@ impl Story<'_> {
         Ok((verdict, findings))
     }
 
-    /// Begins a generation and waits until its prompt is in the cache.
-    async fn generate(&self, ids: Vec<u32>, operation: &'static str, field: &str) -> Result<Running, Error> {
+    /// Reserves what the generation may use: what it asks for, or where it does not, all that the context holds if that is
+    /// left.
+    fn reserve(&self, ids: &[u32]) -> Result<Reservation, Error> {
+        let prompt = count(ids);
+        let room = u64::from(self.served.model.context_length.saturating_sub(prompt)).max(1);
+        let stop = &self.options.stop;
+        let (least, most) = match stop.max_tokens {
+            Some(tokens) => (room.min(tokens.into()), room.min(tokens.into())),
+            None => (room.min(stop.min_tokens.unwrap_or(1).max(1).into()), room),
+        };
+        self.lease.reserve(prompt, least, most)
+    }
+
+    /// Begins a generation, within what is reserved for it, and waits until its prompt is in the cache.
+    async fn generate(
+        &self,
+        ids: Vec<u32>,
+        reservation: &Reservation,
+        (operation, field): (&'static str, &str),
+    ) -> Result<Running, Error> {
         let span = record::generation_span(self.scope, operation, &self.served.model.id);
         let inference = &self.pipeline.outbound.inference;
-        let begin = inference.generate(ids, self.options, field, self.scope).instrument(span.clone());
+        let options = reservation.bound(self.options);
+        let begin = inference.generate(ids, &options, field, self.scope).instrument(span.clone());
         let generation = timed(self.pipeline.metrics.stage("generate"), begin).await?;
         Ok(Running { generation, span })
     }
 
     /// Puts the stages together; each owns the one before it.
-    fn stream(&self, running: Running, findings: Findings) -> Beginning {
+    fn stream(
+        &self,
+        running: Running,
+        reservation: &Reservation,
+        findings: Findings,
+    ) -> Result<Beginning, Error> {
         let Pipeline { outbound, metrics, window, .. } = self.pipeline;
         let Running { generation, span } = running;
         let (deadline, model) = (self.scope.deadline, &self.served.model);
         let started = self.started(generation.prompt_tokens, generation.seed);
+        reservation.charge(started.prompt_tokens.into())?;
+        let generation = quota::charged(generation, reservation.clone());
         // Calls that are opened from here on belong to the generation.
         let (decoding, screening) = span.in_scope(|| {
             let decoding = outbound.tokenizer.decode(*window, deadline);
@@ -233,7 +293,7 @@ impl Story<'_> {
         let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, started.prompt_tokens, met);
         let pairs = Duplex::new(stopped, (Peer::Safety, screening), *window, metrics.stage("screen_answer"));
         let events = Screen::new(pairs, started.prompt_tokens, findings, metrics.clone());
-        Beginning { started, events: events.boxed(), span }
+        Ok(Beginning { started, events: events.boxed(), span })
     }
 
     /// A prompt that the policy blocks is answered, not failed.
@@ -244,6 +304,7 @@ impl Story<'_> {
             usage: Usage { prompt: prompt_tokens, ..Usage::default() },
             findings,
             blocked_prompt: Some(true),
+            quota_reached: false,
         };
         // No seed is in use, since nothing is generated; what was asked for is what would have been.
         let started = self.started(prompt_tokens, self.options.sampling.seed.unwrap_or_default());
@@ -255,6 +316,11 @@ impl Story<'_> {
         let model = self.served.model.id.clone();
         Started { request_id: self.scope.request_id.clone(), model, prompt_tokens, seed }
     }
+}
+
+/// How many ids there are.
+fn count(ids: &[u32]) -> u32 {
+    u32::try_from(ids.len()).unwrap_or(u32::MAX)
 }
 
 /// Waits for `first` while `ahead` runs beside it. What has come of `ahead` by then, or will, is still a future.

@@ -84,7 +84,14 @@ impl<U> Screen<U> {
         let tokens = self.ledger.close();
         let findings = mem::take(&mut self.findings);
         let Ended { reason, stop_string, usage, .. } = ended;
-        self.end(Finished { reason, stop_string, usage, findings, blocked_prompt: None });
+        self.end(Finished {
+            reason,
+            stop_string,
+            usage,
+            findings,
+            blocked_prompt: None,
+            quota_reached: false,
+        });
         delta(released, tokens)
     }
 
@@ -102,7 +109,14 @@ impl<U> Screen<U> {
         let usage = Usage { prompt: self.prompt_tokens, completion: generated, cached_prompt: 0 };
         let findings = mem::take(&mut self.findings);
         let (reason, blocked_prompt) = (FinishReason::ContentFilter, Some(false));
-        self.end(Finished { reason, stop_string: None, usage, findings, blocked_prompt });
+        self.end(Finished {
+            reason,
+            stop_string: None,
+            usage,
+            findings,
+            blocked_prompt,
+            quota_reached: false,
+        });
     }
 
     /// Whatever still runs behind this stage is dropped now, not when the caller has read the end.
