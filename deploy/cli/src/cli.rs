@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Key(key::Args),
     /// Work on model folders: make one in fewer bits
     Model(model::Args),
+    /// List, load, replace and unload LoRA adapters while the model runs
+    Adapters(adapters::Args),
 }
 
 /// Reads a duration such as `30s`, `1m30s` or `250ms`; a plain number is seconds.
@@ -109,6 +111,13 @@ mod tests {
         assert!(parse("weft bench --rate 5 --duration 10s").is_ok());
         assert!(parse("weft bench --rate 0").is_err());
         assert!(parse("weft bench --concurrency 0").is_err());
+    }
+
+    #[test]
+    fn adapters_are_listed_unless_something_else_is_said() {
+        assert!(parse("weft adapters").is_ok());
+        assert!(parse("weft adapters load legal legal-v2 --expected-generation 3").is_ok());
+        assert!(parse("weft adapters unload").is_err());
     }
 
     #[test]

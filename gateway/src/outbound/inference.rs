@@ -124,14 +124,12 @@ impl Inference {
     }
 
     /// Embeds sequences of ids: one vector for each, in order.
-    pub(crate) async fn embed(
-        &self,
-        inputs: Vec<Vec<u32>>,
-        deadline: Option<Deadline>,
-    ) -> Result<Vec<Vec<f32>>, Error> {
+    pub(crate) async fn embed(&self, inputs: Vec<Vec<u32>>, scope: &Scope) -> Result<Vec<Vec<f32>>, Error> {
+        let deadline = scope.deadline;
         let expected = inputs.len();
         let inputs = inputs.into_iter().map(|token_ids| wire::TokenSequence { token_ids }).collect();
-        let message = wire::EmbedRequest { inputs };
+        let tenant = scope.tenant.name().map(str::to_owned);
+        let message = wire::EmbedRequest { inputs, tenant };
         let attempt = || {
             let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
             async move { client.embed(request).await }

@@ -296,6 +296,13 @@ impl FromConfig for SchedulerConfig {
             );
             section.problem("max_batched_tokens", config.max_batched_tokens, rule);
         }
+        // What is left of a running request must never cost more than was thought when it was let in: fairness's bound rests
+        // on that.
+        let prefill = config.prefill_price;
+        if config.decode_price < prefill {
+            let rule = format!("must be at least prefill_price ({prefill})");
+            section.problem("decode_price", config.decode_price, rule);
+        }
         config
     }
 }
@@ -434,7 +441,7 @@ mod tests {
     fn everything_that_is_wrong_is_said_at_once() {
         let text = problems(
             "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\nweights = \"int4\"\n[kv_cache]\nblock_size = 24\nmemory = \"lots\"\n\
-             [scheduler]\nmax_batched_tokens = 16\n",
+             [scheduler]\nmax_batched_tokens = 16\nprefill_price = 3\n",
         );
         for path in [
             "model.device",
@@ -443,6 +450,7 @@ mod tests {
             "kv_cache.block_size",
             "kv_cache.memory",
             "scheduler.max_batched_tokens",
+            "scheduler.decode_price",
         ] {
             assert!(text.contains(path), "{path} is missing in:\n{text}");
         }

@@ -103,8 +103,8 @@ impl InferenceService for Inference {
         request: Request<wire::EmbedRequest>,
     ) -> Result<Response<wire::EmbedResponse>, Status> {
         let deadline = Deadline::of(&request).map(Deadline::instant);
-        let inputs = request.into_inner().inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
-        check_inputs(&inputs, &self.served)?;
+        let wire::EmbedRequest { inputs, tenant } = request.into_inner();
+        let inputs = check_inputs(token_ids(inputs), tenant, &self.served)?;
         let vectors = self.engine.embed(inputs, deadline).await?;
         let embeddings = vectors.into_iter().map(|values| wire::Embedding { values }).collect();
         Ok(Response::new(wire::EmbedResponse { embeddings }))
@@ -115,10 +115,9 @@ impl InferenceService for Inference {
         request: Request<wire::ScoreRequest>,
     ) -> Result<Response<wire::ScoreResponse>, Status> {
         let deadline = Deadline::of(&request).map(Deadline::instant);
-        let request = request.into_inner();
-        let inputs = request.inputs.into_iter().map(|input| input.token_ids).collect::<Vec<_>>();
-        check_inputs(&inputs, &self.served)?;
-        let adapter = adapters::lease(&self.adapters, request.adapter_id.as_deref())?;
+        let wire::ScoreRequest { inputs, adapter_id, tenant } = request.into_inner();
+        let inputs = check_inputs(token_ids(inputs), tenant, &self.served)?;
+        let adapter = adapters::lease(&self.adapters, adapter_id.as_deref())?;
         let scores = self.engine.score(inputs, adapter, deadline).await?;
         let scores = scores.into_iter().map(|logprobs| wire::SequenceScore { logprobs }).collect();
         Ok(Response::new(wire::ScoreResponse { scores }))
@@ -222,6 +221,10 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
 }
 
 /// The form of a constraint, of which there is exactly one.
+fn token_ids(inputs: Vec<wire::TokenSequence>) -> Vec<Vec<u32>> {
+    inputs.into_iter().map(|input| input.token_ids).collect()
+}
+
 fn constraint(constraint: common::Constraint) -> Result<Form, Status> {
     match constraint.form {
         Some(WireForm::JsonSchema(text)) => Ok(Form::JsonSchema(text)),

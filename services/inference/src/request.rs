@@ -139,10 +139,7 @@ impl GenerateRequest {
         violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
             format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         });
-        let tenant = self.tenant.unwrap_or_default();
-        violations.require(tenant.len() <= MAX_TENANT_BYTES, "tenant", || {
-            format!("has {} bytes; must have at most {MAX_TENANT_BYTES}", tenant.len())
-        });
+        let tenant = checked_tenant(self.tenant, &mut violations);
         let cache_salt = self.cache_salt.unwrap_or_default();
         violations.require(cache_salt.len() <= MAX_SALT_BYTES, "cache_salt", || {
             format!("has {} bytes; must have at most {MAX_SALT_BYTES}", cache_salt.len())
@@ -150,7 +147,6 @@ impl GenerateRequest {
         let continuations = checked_continuations(self.continuations, served, &mut violations);
         let params = self.sampling.resolve(&served.defaults, served.vocabulary_size, seed, &mut violations);
         violations.into_result()?;
-        let tenant = tenant.into();
         Ok(Generate {
             prompt: self.prompt,
             params,
@@ -210,25 +206,50 @@ impl GenerateRequest {
     }
 }
 
+/// The inputs of an Embed or Score call.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Ids, by input.
+    pub token_ids: Vec<Vec<u32>>,
+    /// Whom to charge.
+    pub tenant: Tenant,
+}
+
+impl From<Vec<Vec<u32>>> for Inputs {
+    fn from(token_ids: Vec<Vec<u32>>) -> Self {
+        Self { token_ids, tenant: Tenant::default() }
+    }
+}
+
 /// Checks the inputs of an Embed or Score call.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` with every input that breaks a rule.
-pub fn check_inputs(inputs: &[Vec<u32>], served: &Served) -> Result<(), Status> {
+/// `INVALID_ARGUMENT` with everything that breaks a rule.
+pub fn check_inputs(
+    inputs: Vec<Vec<u32>>,
+    tenant: Option<String>,
+    served: &Served,
+) -> Result<Inputs, Status> {
     let mut violations = Violations::new();
+    let tenant = checked_tenant(tenant, &mut violations);
     let (count, most) = (inputs.len(), served.max_embed_inputs);
     violations.require(count > 0, "inputs", || "is empty; must have at least 1 input".to_owned());
-    if count > most {
-        violations.push("inputs", format!("has {count} inputs; must have at most {most}"));
-        return violations.into_result();
-    }
+    violations.require(count <= most, "inputs", || format!("has {count} inputs; must have at most {most}"));
     let longest = served.context_length.min(served.max_prompt_tokens);
-    for (index, input) in inputs.iter().enumerate() {
+    for (index, input) in inputs.iter().take(most).enumerate() {
         let field = format!("inputs[{index}].token_ids");
         check_length(&field, input.len(), longest, &mut violations);
         check_ids(&field, input, served, &mut violations);
     }
-    violations.into_result()
+    violations.into_result().map(|()| Inputs { token_ids: inputs, tenant })
+}
+
+fn checked_tenant(tenant: Option<String>, violations: &mut Violations) -> Tenant {
+    let tenant = tenant.unwrap_or_default();
+    violations.require(tenant.len() <= MAX_TENANT_BYTES, "tenant", || {
+        format!("has {} bytes; must have at most {MAX_TENANT_BYTES}", tenant.len())
+    });
+    tenant.into()
 }
 
 fn check_top(field: &str, top: Option<u32>, violations: &mut Violations) -> Option<usize> {

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod adapters;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod down;
@@ -43,6 +44,7 @@ pub(crate) async fn run(ui: &Ui, cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(ui, &place, &args).await,
         Command::Key(args) => key::run(ui, &args),
         Command::Model(args) => model::run(ui, &args),
+        Command::Adapters(args) => adapters::run(ui, &place, args).await,
     }
 }
 

@@ -150,9 +150,12 @@ fn show(ui: &Ui, converted: &Converted) -> std::io::Result<()> {
             writeln!(out, "{:<15} {count} matrices, at most {error:.3} % ({name})", format.name())?;
         }
     }
+    let warning = ui.paint("warning:", Tone::Warn);
+    if let Some(caution) = manifest.format.caution() {
+        ui.note(format_args!("{warning} {caution}"));
+    }
     for (name, entry) in manifest.doubtful() {
         let (error, bound) = (100.0 * entry.relative_error, 100.0 * entry.format.doubtful_error());
-        let warning = ui.paint("warning:", Tone::Warn);
         ui.note(format_args!(
             "{warning} {name} is {error:.1} % away from the original, above {bound:.0} %: measure before use"
         ));

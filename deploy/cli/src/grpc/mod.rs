@@ -4,6 +4,7 @@
 //! `key` (who asks), `info` (what services say of themselves), `text` (the tokenizer, for prompts of an exact length), `refusal` (errors with
 //! their `google.rpc` details).
 
+pub(crate) mod adapters;
 pub(crate) mod answer;
 pub(crate) mod connect;
 pub(crate) mod ids;

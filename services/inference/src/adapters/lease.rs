@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -15,7 +15,10 @@ pub(super) struct Generation {
     pub(super) id: String,
     pub(super) number: u64,
     pub(super) adapter: LoadedAdapter,
+    /// Streams that hold a lease.
     pub(super) streams: AtomicU32,
+    /// Those of them that have been in a step.
+    pub(super) running: AtomicU32,
     pub(super) tokens: Counter,
     pub(super) memory: Arc<AtomicU64>,
 }
@@ -31,38 +34,51 @@ impl Drop for Generation {
 pub struct Lease(Arc<Held>);
 
 #[derive(Debug)]
-struct Held(Arc<Generation>);
+struct Held {
+    generation: Arc<Generation>,
+    runs: AtomicBool,
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::SeqCst);
+        self.generation.streams.fetch_sub(1, Ordering::SeqCst);
+        if *self.runs.get_mut() {
+            self.generation.running.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
 impl Lease {
     pub(super) fn of(generation: &Arc<Generation>) -> Self {
         generation.streams.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::new(Held(Arc::clone(generation))))
+        Self(Arc::new(Held { generation: Arc::clone(generation), runs: AtomicBool::new(false) }))
+    }
+
+    /// Notes that its stream runs, and no longer waits.
+    pub fn runs(&self) {
+        if !self.0.runs.swap(true, Ordering::SeqCst) {
+            self.0.generation.running.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// The name that it had when it was leased.
     pub fn id(&self) -> &str {
-        &self.0.0.id
+        &self.0.generation.id
     }
 
     /// The number of the generation, which no other adapter of this process ever has; above 0.
     pub fn generation(&self) -> u64 {
-        self.0.0.number
+        self.0.generation.number
     }
 
     /// What a step carries along.
     pub fn weights(&self) -> &AdapterWeights {
-        &self.0.0.adapter.weights
+        &self.0.generation.adapter.weights
     }
 
     /// Counts generated tokens.
     pub fn count_tokens(&self, count: u64) {
-        self.0.0.tokens.inc_by(count);
+        self.0.generation.tokens.inc_by(count);
     }
 }
 

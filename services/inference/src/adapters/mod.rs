@@ -1,7 +1,7 @@
 //! Which adapters are loaded, and who uses which generation of them.
 //!
 //! Map: `registry` (load, replace, unload, list), `lease` (a generation and those that use it), `path` (folders below the
-//! configured one), `error`, `metrics`.
+//! configured one), `error`, `metrics`, `requests` (vLLM's gauge of which adapters are in use).
 //!
 //! Rules:
 //! - What is loaded is never changed: a replacement is another generation. A request leases one generation and keeps it to
@@ -15,6 +15,7 @@ mod lease;
 mod metrics;
 mod path;
 mod registry;
+mod requests;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -11,7 +11,9 @@ use std::{
 
 use weft_runtime::metrics::Metrics;
 
-use super::{AdapterError, Lease, Standing, lease::Generation, metrics::AdapterMetrics, path};
+use super::{
+    AdapterError, Lease, Standing, lease::Generation, metrics::AdapterMetrics, path, requests::Requests,
+};
 use crate::{
     config::AdaptersConfig,
     model::{AdapterBounds, AdapterFault, AdapterLoader, LoadedAdapter},
@@ -29,7 +31,7 @@ pub struct Adapters {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     config: AdaptersConfig,
     loader: Option<Arc<dyn AdapterLoader>>,
     /// Held while one is read: one at a time, so that the memory bound holds.
@@ -53,7 +55,10 @@ impl Adapters {
             generations: AtomicU64::new(0),
             metrics: AdapterMetrics::new(metrics),
         };
-        Self { shared: Arc::new(shared) }
+        let shared = Arc::new(shared);
+        let requests = Requests { shared: Arc::downgrade(&shared) };
+        metrics.register(|registry| registry.register_collector(Box::new(requests)));
+        Self { shared }
     }
 
     /// Loads those that the configuration names.
@@ -130,6 +135,21 @@ impl Adapters {
 }
 
 impl Shared {
+    /// The most that may be loaded, the names of those with a stream that runs, and of those with one that waits.
+    pub(super) fn in_use(&self) -> (usize, Vec<String>, Vec<String>) {
+        let loaded = self.lock();
+        let of = |wanted: fn(u32, u32) -> bool| {
+            let counts =
+                |g: &Generation| (g.streams.load(Ordering::SeqCst), g.running.load(Ordering::SeqCst));
+            let fits = |(id, g): (&String, &Arc<Generation>)| {
+                let (streams, running) = counts(g);
+                wanted(streams, running).then(|| id.clone())
+            };
+            loaded.iter().filter_map(fits).collect()
+        };
+        (self.config.max_adapters, of(|_, running| running > 0), of(|streams, running| streams > running))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Generation>>> {
         // Each change of the map is one insertion or removal: what a panicking thread left behind is whole.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
@@ -167,6 +187,7 @@ impl Shared {
             number: self.generations.fetch_add(1, Ordering::SeqCst) + 1,
             adapter,
             streams: AtomicU32::new(0),
+            running: AtomicU32::new(0),
             tokens: self.metrics.tokens(id),
             memory: Arc::clone(&self.memory),
         });

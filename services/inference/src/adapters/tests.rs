@@ -307,6 +307,35 @@ async fn what_an_adapter_served_is_counted_while_it_is_loaded() {
 }
 
 #[tokio::test]
+async fn the_inference_extension_reads_which_adapters_run_and_wait() {
+    let root = folder_of(&[("one", 11)]);
+    let service = service(&root, "[scheduler]\nmax_sequences = 1").await;
+    service.adapters.load("a", "one", None).await.unwrap();
+    service.adapters.load("b", "one", None).await.unwrap();
+    service.gate.close();
+    let start = |id| {
+        let lease = service.adapters.lease(id).unwrap();
+        service.engine.generate(request(&[1, 2, 3], 5, Some(lease)), None).unwrap()
+    };
+    let mut runs = start("a");
+    service.gate.admit(1);
+    runs.next().await.unwrap().unwrap();
+    let waits = start("b");
+    let page = || service.context.metrics.encode();
+    let series = |running: &str, waiting: &str| {
+        format!(
+            "vllm:lora_requests_info{{max_lora=\"64\",running_lora_adapters=\"{running}\",\
+             waiting_lora_adapters=\"{waiting}\"}} "
+        )
+    };
+    assert!(page().contains(&series("a", "b")), "{}", page());
+    drop((runs, waits));
+    service.gate.open();
+    service.engine.idle().await;
+    assert!(page().contains(&series("", "")), "{}", page());
+}
+
+#[tokio::test]
 async fn a_stream_that_is_dropped_uses_its_adapter_no_more() {
     let root = folder_of(&[("one", 11)]);
     let service = service(&root, "").await;

@@ -24,7 +24,7 @@ use crate::{
     adapters::Lease,
     error::EngineError,
     metrics::{EngineMetrics, Outcome},
-    request::Generate,
+    request::{Generate, Inputs},
     sequence::{Goal, Rank, Sequence, Tenant},
 };
 
@@ -118,10 +118,10 @@ impl EngineHandle {
     /// Too few places are free, the process is about to stop, or the first failure among the inputs.
     pub async fn embed(
         &self,
-        inputs: Vec<Vec<u32>>,
+        inputs: impl Into<Inputs>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let pending = self.submit_all(inputs, deadline, |input, reply| Pending {
+        let pending = self.submit_all(inputs.into(), deadline, |input, reply| Pending {
             input,
             goal: Goal::Embedding,
             adapter: None,
@@ -134,27 +134,31 @@ impl EngineHandle {
     /// Submits a request for each input, all or none.
     pub(super) fn submit_all<T>(
         &self,
-        inputs: Vec<Vec<u32>>,
+        inputs: Inputs,
         deadline: Option<Instant>,
         prepare: impl Fn(Vec<u32>, Reply<T>) -> Pending,
     ) -> Result<Replies<T>, EngineError> {
-        let mut places = self.door.place(inputs.len(), &Tenant::default())?;
-        let mut replies = Vec::with_capacity(inputs.len());
-        for input in inputs {
+        let Inputs { token_ids, tenant } = inputs;
+        let mut places = self.door.place(token_ids.len(), &tenant)?;
+        let mut replies = Vec::with_capacity(token_ids.len());
+        for input in token_ids {
             let place = places.split_one().ok_or(EngineError::Gone)?;
             let (reply, receiver) = oneshot::channel();
-            replies.push((receiver, self.submit(prepare(input, reply), place, deadline)));
+            let sequence = self.sequence(prepare(input, reply), place).until(deadline);
+            replies.push((receiver, self.submit(sequence.charged_to(Tenant::clone(&tenant)))));
         }
         Ok(Replies(replies))
     }
 
-    fn submit(&self, pending: Pending, place: Place, deadline: Option<Instant>) -> AbortOnDrop {
-        let rank = self.door.next_rank(0);
+    fn sequence(&self, pending: Pending, place: Place) -> Sequence<Work> {
         let work = Work { timeline: Timeline::arrive(0), answer: pending.answer, _place: place };
-        let sequence = Sequence::new(rank, pending.goal, pending.input, work)
-            .until(deadline)
+        Sequence::new(self.door.next_rank(0), pending.goal, pending.input, work)
             .through(pending.adapter)
-            .telling_prompt(pending.prompt_top);
+            .telling_prompt(pending.prompt_top)
+    }
+
+    fn submit(&self, sequence: Sequence<Work>) -> AbortOnDrop {
+        let rank = sequence.rank;
         self.door.send(Command::Submit(Box::new(sequence)));
         AbortOnDrop { rank, door: Arc::clone(&self.door) }
     }

@@ -165,6 +165,7 @@ impl<M: Model + ?Sized> Engine<M> {
             let prompt_tokens = sequence.prompt_len();
             if let Some(waited) = sequence.payload.timeline.begin(now, model, prompt_tokens) {
                 metrics.queue_time.observe(waited.as_secs_f64());
+                sequence.adapter.iter().for_each(crate::adapters::Lease::runs);
             }
         });
     }

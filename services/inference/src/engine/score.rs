@@ -12,6 +12,7 @@ use crate::{
     adapters::Lease,
     error::EngineError,
     metrics::Outcome,
+    request::Inputs,
     sampler::{Choice, Logprobs, SamplingError},
     sequence::Goal,
 };
@@ -95,11 +96,11 @@ impl EngineHandle {
     /// Too few places are free, the process is about to stop, or the first failure among the inputs.
     pub async fn score(
         &self,
-        inputs: Vec<Vec<u32>>,
+        inputs: impl Into<Inputs>,
         adapter: Option<Lease>,
         deadline: Option<Instant>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        let pending = self.submit_all(inputs, deadline, |input, reply| Pending {
+        let pending = self.submit_all(inputs.into(), deadline, |input, reply| Pending {
             input,
             goal: Goal::Scores,
             adapter: adapter.clone(),

@@ -214,6 +214,7 @@ async fn embeddings_come_in_order_and_bad_inputs_are_all_named() {
     let mut service = service().await;
     let inputs = |lists: &[&[u32]]| wire::EmbedRequest {
         inputs: lists.iter().map(|ids| wire::TokenSequence { token_ids: ids.to_vec() }).collect(),
+        tenant: None,
     };
     let both = service.client.embed(inputs(&[&[1, 2, 3], &[4]])).await.unwrap().into_inner().embeddings;
     let second = service.client.embed(inputs(&[&[4]])).await.unwrap().into_inner().embeddings;
@@ -238,6 +239,7 @@ async fn scores_come_in_order_one_for_each_id_after_the_first() {
     let inputs = |lists: &[&[u32]]| wire::ScoreRequest {
         inputs: lists.iter().map(|ids| wire::TokenSequence { token_ids: ids.to_vec() }).collect(),
         adapter_id: None,
+        tenant: None,
     };
     let request = inputs(&[&[1, 11, 12, 40], &[7]]);
     let scores = service.client.score(request).await.unwrap().into_inner().scores;
@@ -248,6 +250,9 @@ async fn scores_come_in_order_one_for_each_id_after_the_first() {
     let status = service.client.score(inputs(&[&[], &[60]])).await.unwrap_err();
     assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), 2);
     assert_eq!(service.client.score(inputs(&[])).await.unwrap_err().code(), Code::InvalidArgument);
+    let charged = wire::ScoreRequest { tenant: Some("x".repeat(129)), ..inputs(&[&[7]]) };
+    let violations = service.client.score(charged).await.unwrap_err().get_details_bad_request().unwrap();
+    assert_eq!(violations.field_violations[0].field, "tenant");
 }
 
 #[tokio::test]
@@ -301,7 +306,11 @@ async fn adapters_are_loaded_used_listed_and_unloaded_over_the_wire() {
     assert_eq!(status.message(), "no adapter `b` is loaded; loaded are: a");
 
     let inputs = vec![wire::TokenSequence { token_ids: vec![1, 21] }];
-    let score = |id: &str| wire::ScoreRequest { inputs: inputs.clone(), adapter_id: Some(id.to_owned()) };
+    let score = |id: &str| wire::ScoreRequest {
+        inputs: inputs.clone(),
+        adapter_id: Some(id.to_owned()),
+        tenant: None,
+    };
     let scores = service.client.score(score("a")).await.unwrap().into_inner().scores;
     assert!(scores[0].logprobs[0] > -1e-6);
     assert_eq!(service.client.score(score("b")).await.unwrap_err().code(), Code::NotFound);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::*;
+use super::{scores::run_with, *};
+use crate::request::Inputs;
 
 const SCRIPT: [u32; 4] = [10, 20, 10, 30];
 
@@ -315,7 +316,7 @@ async fn a_request_that_waits_is_refused_as_soon_as_it_has_become_hopeless() {
 
 #[test]
 fn a_tenant_that_has_its_share_is_refused_and_others_are_not() {
-    let bench = Bench::new(Setup { capacity: 4, ..Setup::default() });
+    let mut bench = Bench::new(Setup { capacity: 4, ..Setup::default() });
     let of = |tenant: &str| Generate { tenant: tenant.into(), ..request(&[1], 1) };
     let _held = [bench.start(of("noisy")), bench.start(of("noisy"))];
     let refused = bench.handle.generate(of("noisy"), None).unwrap_err();
@@ -324,5 +325,10 @@ fn a_tenant_that_has_its_share_is_refused_and_others_are_not() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     assert_eq!(weft_runtime::status::reason_of(&status).as_deref(), Some("TENANT_SHARE_FULL"));
     assert!(bench.handle.generate(of("quiet"), None).is_ok());
-    assert_eq!(bench.count_of(Outcome::ShareFull), 1);
+    let inputs = |tenant: &str| Inputs { token_ids: vec![vec![1]], tenant: tenant.into() };
+    let handle = bench.handle.clone();
+    let refused = run_with(&mut bench, handle.score(inputs("noisy"), None, None)).unwrap_err();
+    assert!(matches!(refused, EngineError::ShareFull { .. }), "{refused:?}");
+    assert!(run_with(&mut bench, handle.embed(inputs("quiet"), None)).is_ok());
+    assert_eq!(bench.count_of(Outcome::ShareFull), 2);
 }

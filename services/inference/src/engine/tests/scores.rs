@@ -4,7 +4,7 @@ use super::*;
 use crate::sampler::Choice;
 
 /// Runs until the future is done.
-fn run_with<T>(bench: &mut Bench, future: impl Future<Output = T>) -> T {
+pub(super) fn run_with<T>(bench: &mut Bench, future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     loop {
         if let Some(answer) = future.as_mut().now_or_never() {
@@ -16,7 +16,7 @@ fn run_with<T>(bench: &mut Bench, future: impl Future<Output = T>) -> T {
 
 fn scores(bench: &mut Bench, inputs: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
     let handle = bench.handle.clone();
-    run_with(bench, handle.score(inputs.iter().map(|input| input.to_vec()).collect(), None, None))
+    run_with(bench, handle.score(inputs.iter().map(|input| input.to_vec()).collect::<Vec<_>>(), None, None))
 }
 
 /// What a generation tells of its prompt.

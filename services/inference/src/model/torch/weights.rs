@@ -182,6 +182,11 @@ impl Weights {
 
     /// Says loudly that answers will suffer.
     fn warn(&self) {
+        let stored = self.manifest.as_ref().map(|manifest| manifest.format);
+        let made = self.recipe.map(|(recipe, _)| recipe.format());
+        if let Some(caution) = stored.or(made).and_then(Format::caution) {
+            tracing::warn!("{caution}");
+        }
         let worst = self.doubtful.iter().max_by(|a, b| a.1.relative_error.total_cmp(&b.1.relative_error));
         if let Some((tensor, entry)) = worst {
             tracing::warn!(

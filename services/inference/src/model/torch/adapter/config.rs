@@ -1,10 +1,8 @@
 //! `adapter_config.json`: what of PEFT's settings changes the result is served or refused by name.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::model::torch::{LoadError, config::read_json};
@@ -55,10 +53,28 @@ pub(super) struct AdapterConfig {
     rank: usize,
     alpha: f64,
     rank_stabilized: bool,
-    ranks: BTreeMap<String, f64>,
-    alphas: BTreeMap<String, f64>,
+    ranks: Vec<Pattern>,
+    alphas: Vec<Pattern>,
     /// Names among [`PROJECTIONS`], in their order.
     pub(super) targets: Vec<String>,
+}
+
+/// A number for the modules whose name a pattern fits.
+#[derive(Debug)]
+struct Pattern {
+    text: String,
+    fits: Regex,
+    number: f64,
+}
+
+impl Pattern {
+    /// PEFT's rule (`get_pattern_key`): the expression fits a module's whole dotted name, or the end of it from a dot on.
+    fn new(text: &str, number: f64) -> Result<Self, regex::Error> {
+        // By itself first: what is broken alone must not become whole within the rule.
+        Regex::new(text)?;
+        let fits = Regex::new(&format!(r"^(?:.*\.)?(?:{text})$"))?;
+        Ok(Self { text: text.to_owned(), fits, number })
+    }
 }
 
 impl AdapterConfig {
@@ -81,14 +97,14 @@ impl AdapterConfig {
             rank: rank as usize,
             alpha: file.number("lora_alpha")?,
             rank_stabilized: file.keys.get("use_rslora") == Some(&Value::Bool(true)),
-            ranks: file.numbers("rank_pattern")?,
-            alphas: file.numbers("alpha_pattern")?,
+            ranks: file.patterns("rank_pattern")?,
+            alphas: file.patterns("alpha_pattern")?,
             targets: file.targets()?,
             file: file.path,
         };
         config.check_rank("r", rank, max_rank)?;
-        for rank in config.ranks.values() {
-            config.check_rank("rank_pattern", *rank, max_rank)?;
+        for pattern in &config.ranks {
+            config.check_rank("rank_pattern", pattern.number, max_rank)?;
         }
         Ok(config)
     }
@@ -113,23 +129,25 @@ impl AdapterConfig {
         Ok((rank, alpha / by))
     }
 
-    /// The value whose pattern is the module's name or the end of it from a dot on.
+    /// The number whose pattern fits the module. Of several PEFT takes the first in the file, an order that JSON does not
+    /// promise to keep: they must agree.
     fn matching(
         &self,
         key: &'static str,
-        patterns: &BTreeMap<String, f64>,
+        patterns: &[Pattern],
         module: &str,
     ) -> Result<Option<f64>, LoadError> {
-        let fits = |pattern: &str| {
-            module.strip_suffix(pattern).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        let mut fitting = patterns.iter().filter(|(pattern, _)| fits(pattern));
-        let first = fitting.next();
-        if let (Some((one, _)), Some((other, _))) = (first, fitting.next()) {
-            let (value, rule) = (format!("{one}, {other}"), format!("both fit {module}: one must"));
-            return Err(LoadError::BadValue { file: self.file.clone(), key, value, rule });
+        let mut fitting = patterns.iter().filter(|pattern| pattern.fits.is_match(module));
+        let Some(first) = fitting.next() else { return Ok(None) };
+        match fitting.find(|other| other.number != first.number) {
+            None => Ok(Some(first.number)),
+            Some(other) => {
+                let value = format!("{}, {}", first.text, other.text);
+                let rule =
+                    format!("both fit {module}, with {} and {}: they must agree", first.number, other.number);
+                Err(LoadError::BadValue { file: self.file.clone(), key, value, rule })
+            }
         }
-        Ok(first.map(|(_, value)| *value))
     }
 }
 
@@ -180,22 +198,19 @@ impl File {
         })
     }
 
-    /// Numbers by pattern. PEFT's patterns are regular expressions; served are those that are names.
-    fn numbers(&self, key: &'static str) -> Result<BTreeMap<String, f64>, LoadError> {
+    /// Numbers by pattern: regular expressions, without look-around and back-references, which no engine of linear time has.
+    fn patterns(&self, key: &'static str) -> Result<Vec<Pattern>, LoadError> {
         let patterns = match self.keys.get(key) {
-            None | Some(Value::Null) => return Ok(BTreeMap::new()),
+            None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Object(patterns)) => patterns,
             Some(other) => return Err(self.unsupported(key, other, "an object of numbers")),
         };
-        let is_name = |name: &str| {
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
-        };
-        let read = |(pattern, value): (&String, &Value)| {
-            if !is_name(pattern) {
-                let pattern = Value::from(pattern.as_str());
-                return Err(self.unsupported(key, &pattern, "names of modules, or the ends of them"));
-            }
-            Ok((pattern.clone(), self.positive(key, value)?))
+        let read = |(text, value): (&String, &Value)| {
+            let number = self.positive(key, value)?;
+            Pattern::new(text, number).map_err(|_| {
+                let text = Value::from(text.as_str());
+                self.unsupported(key, &text, "regular expressions without look-around and back-references")
+            })
         };
         patterns.iter().map(read).collect()
     }

@@ -6,12 +6,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Driver, driver::Sequence, on_cpu, on_kernels, on_libtorch, repository, served};
+use weft_weights::{Format, Group};
+
+use super::{
+    Driver, driver::Sequence, on_cpu, on_kernels, on_libtorch, quantized::distance, repository, served,
+};
 use crate::{
     kernels::Isa,
     model::{
         AdapterBounds, AdapterLoader, AdapterWeights, LoadedAdapter, Wanted,
-        torch::{DtypeChoice, load},
+        torch::{DtypeChoice, TorchConfig, load},
     },
 };
 
@@ -112,6 +116,23 @@ fn adapters_answer_as_in_peft_with_every_instruction_set() {
 fn adapters_answer_as_in_peft_on_libtorch() {
     for name in ADAPTERS {
         check(on_libtorch(repository(BASE), DtypeChoice::F32), name);
+    }
+}
+
+#[test]
+fn an_adapter_does_to_a_base_in_fewer_bits_what_it_does_to_the_base() {
+    let prompt = golden(ADAPTERS[1]).cases[0].input_ids.clone();
+    let answer = |weights, adapted: bool| {
+        let config = TorchConfig { weights, ..on_cpu(repository(BASE), DtypeChoice::F32) };
+        let mut driver = Driver::new(load(&config).unwrap());
+        let adapter = adapted.then(|| adapter(&driver, ADAPTERS[1]).weights);
+        driver.prefill(&mut through(&prompt, adapter.as_ref()), usize::MAX)
+    };
+    let (plain, adapted) = (answer(None, false), answer(None, true));
+    for format in [Format::Int8, Format::Int4(Group::G32)] {
+        let ours = answer(Some(format), true);
+        let (near, far) = (distance(&ours, &adapted), distance(&ours, &plain));
+        assert!(near < far / 2.0, "{format}: {near} from the adapted base, {far} from the plain one");
     }
 }
 
@@ -237,12 +258,12 @@ fn what_is_not_served_is_refused_by_file_key_and_rule() {
         ("lora_alpha", json!(-1), "lora_alpha = -1: must be a number above 0"),
         (
             "rank_pattern",
-            json!({".*q_proj": 8}),
-            "rank_pattern = .*q_proj is not supported (names of modules",
+            json!({"(?=q)_proj": 8}),
+            "rank_pattern = (?=q)_proj is not supported (regular expressions without look-around",
         ),
         (
             "rank_pattern",
-            json!({"q_proj": 8, "self_attn.q_proj": 8}),
+            json!({"q_proj": 8, "self_attn.q_proj": 4}),
             "rank_pattern = q_proj, self_attn.q_proj: both fit",
         ),
     ];
@@ -310,9 +331,9 @@ fn patterns_give_ranks_and_scales_to_single_modules() {
     let file = folder.path().join("adapter_config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     config["r"] = json!(5);
-    config["rank_pattern"] = json!({"q_proj": 4, "v_proj": 4});
+    config["rank_pattern"] = json!({"q_proj": 4, r"layers\.\d+\.self_attn\.[qv]_proj": 4});
     config["use_rslora"] = json!(true);
-    config["alpha_pattern"] = json!({"q_proj": 4, "self_attn.v_proj": 4});
+    config["alpha_pattern"] = json!({r"^model\.layers\..*": 4, "proj": 9, "v_proj": 4});
     fs::write(&file, config.to_string()).unwrap();
     let patterned = loader(&driver).load(folder.path(), &BOUNDS).unwrap();
     let plain = adapter(&driver, "llama3-r4-qv");

@@ -29,7 +29,7 @@ fn logits(config: &TorchConfig) -> Vec<f32> {
 }
 
 /// How far logits are from others: the length of the difference over the length of the others around their mean.
-fn distance(ours: &[f32], original: &[f32]) -> f32 {
+pub(super) fn distance(ours: &[f32], original: &[f32]) -> f32 {
     let mean = original.iter().sum::<f32>() / original.len() as f32;
     let length =
         |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
