@@ -1,7 +1,14 @@
 //! The gateway's part of its configuration file. `deploy/config/gateway.toml` explains every key.
 
+mod balance;
+mod hedge;
+mod resume;
+
 use std::time::Duration;
 
+pub(crate) use balance::Balance;
+pub(crate) use hedge::Hedge;
+pub(crate) use resume::Resume;
 use weft_runtime::{
     client::ClientConfig,
     config::{FromConfig, Rule, Section, any, at_least, between, not_empty},
@@ -32,6 +39,12 @@ pub struct Config {
     pub(crate) pipeline: Pipeline,
     /// `[retry]`: when a call is made again.
     pub(crate) retry: Retry,
+    /// `[balance]`: how generations are spread over replicas.
+    pub(crate) balance: Balance,
+    /// `[hedge]`: when a short call is made twice.
+    pub(crate) hedge: Hedge,
+    /// `[resume]`: when an answer goes on at another replica.
+    pub(crate) resume: Resume,
     /// `[readiness]`: how often the services behind the gateway are looked at.
     pub(crate) readiness: Readiness,
 }
@@ -49,6 +62,9 @@ impl FromConfig for Config {
             safety_filter: section.section("safety_filter"),
             pipeline: section.section("pipeline"),
             retry: section.section("retry"),
+            balance: section.section("balance"),
+            hedge: section.section("hedge"),
+            resume: section.section("resume"),
             readiness: section.section("readiness"),
         }
     }
@@ -164,6 +180,10 @@ pub(crate) struct Readiness {
     pub(crate) retry_interval: Duration,
     /// How long one look may take.
     pub(crate) timeout: Duration,
+    /// The part of a service's replicas that must be fit; one always must.
+    pub(crate) min_fit_share: f64,
+    /// Whether inference may serve a model whose vocabulary it cannot tell.
+    pub(crate) allow_unknown_vocabulary: bool,
 }
 
 impl FromConfig for Readiness {
@@ -179,6 +199,9 @@ impl FromConfig for Readiness {
             retry_interval: section.value("retry_interval", Duration::from_millis(200), some_time()),
             // Long, because a machine that is merely busy is not broken.
             timeout: section.value("timeout", Duration::from_secs(5), some_time()),
+            min_fit_share: section.value("min_fit_share", 0.0, between(0.0, 1.0)),
+            // Ids that mean something else are text that nobody wrote.
+            allow_unknown_vocabulary: section.value("allow_unknown_vocabulary", false, any()),
         }
     }
 }

@@ -46,9 +46,9 @@ use crate::{
 /// until it is.
 pub async fn start(config: Config, context: Context) -> Result<Services, BoxError> {
     let targets = Targets {
-        tokenizer: config.tokenizer.target(),
-        inference: config.inference.target(),
-        safety: config.safety.target(),
+        tokenizer: config.tokenizer.members(),
+        inference: config.inference.members(),
+        safety: config.safety.members(),
     };
     start_with(config, context, targets).await
 }
@@ -64,7 +64,7 @@ pub async fn start_with(config: Config, context: Context, targets: Targets) -> R
     let auth = Auth::new(&config.auth, &context, &metrics)?;
     let quotas = Quotas::new(&config.quota, &context, &metrics)?;
     let outbound = Outbound::new(&config, &context, targets, &metrics)?;
-    let models = Models::new(outbound.clone());
+    let models = Models::new(outbound.clone(), config.readiness.allow_unknown_vocabulary);
     readiness::watch(&config, &context, &outbound, &models);
     let stack = inbound::stack(&config, &auth, &metrics);
     let pipeline = Pipeline::new(&config, outbound, models.clone(), quotas, metrics);

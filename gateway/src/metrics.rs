@@ -1,6 +1,8 @@
 //! What the gateway counts. Labels are bounded: models that are served, categories of the safety policy, fixed words.
 
 mod access;
+pub(crate) mod choices;
+pub(crate) mod resumptions;
 
 use std::fmt::Write as _;
 
@@ -16,6 +18,8 @@ use prometheus_client::{
 };
 
 use crate::{answer::Findings, error::Peer};
+pub(crate) use choices::Choices;
+pub(crate) use resumptions::Resumptions;
 
 pub(crate) use access::{Authentications, Reloads};
 
@@ -46,7 +50,12 @@ pub(crate) struct Metrics {
     pub(crate) reloads: Reloads,
     /// What the safety filter found.
     pub(crate) findings: Family<Finding, Counter>,
+    /// Why generations went where they went.
+    pub(crate) choices: Choices,
+    /// Answers that went on at another replica, or could not.
+    pub(crate) resumptions: Resumptions,
     retries: Family<PeerLabel, Counter>,
+    hedges: Family<PeerLabel, Counter>,
     upstream: Family<PeerLabel, Gauge>,
 }
 
@@ -126,7 +135,10 @@ impl Metrics {
             authentications: Authentications::default(),
             reloads: Reloads::default(),
             findings: Family::default(),
+            choices: Choices::new(),
+            resumptions: Resumptions::new(),
             retries: Family::default(),
+            hedges: Family::default(),
             upstream: Family::default(),
         };
         metrics.register(|registry| new.register(registry.sub_registry_with_prefix("weft_gateway")));
@@ -142,7 +154,11 @@ impl Metrics {
         registry.register("safety_findings", "What the safety filter found", self.findings.clone());
         self.authentications.register(registry);
         self.reloads.register(registry);
+        self.choices.register(registry);
+        self.resumptions.register(registry);
         registry.register("retries", "Calls that were made again", self.retries.clone());
+        let help = "Calls of which a second copy was made because they took unusually long";
+        registry.register("hedges", help, self.hedges.clone());
         registry.register(
             "upstream_in_flight",
             "Calls to a service that are not over",
@@ -173,6 +189,11 @@ impl Metrics {
     /// The retries of calls to a service.
     pub(crate) fn retries(&self, service: Peer) -> Counter {
         self.retries.get_or_create(&PeerLabel { service }).clone()
+    }
+
+    /// The calls to a service that were made twice.
+    pub(crate) fn hedges(&self, service: Peer) -> Counter {
+        self.hedges.get_or_create(&PeerLabel { service }).clone()
     }
 
     /// The calls to a service that are not over.

@@ -1,7 +1,8 @@
 //! The models that are served: what inference and the tokenizer said last, and whether the two fit together.
 //!
-//! Readiness asks both again and again, and keeps the answers here. A request reads them without a call; only the
-//! first ones, before readiness has had an answer, ask for themselves. What is known is kept while a service is away,
+//! Readiness asks every replica of both again and again, and lets what it hears be judged here: replicas of a service must
+//! have the same. A request reads what is known without a call; only the first ones, before readiness has had an answer,
+//! ask for themselves. What is known is kept while a service is away,
 //! so that a request meets the service's own error and not a guess of ours.
 
 use std::sync::Arc;
@@ -19,6 +20,17 @@ use crate::{
 pub(crate) struct Models {
     outbound: Outbound,
     known: Arc<ArcSwap<Known>>,
+    /// Whether inference may serve a model whose vocabulary it cannot tell.
+    allow_unknown_vocabulary: bool,
+}
+
+/// What is thought of a replica's account.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It may be used.
+    Fits,
+    /// It would do something else than the others, or what none may.
+    Differs(String),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,8 +48,8 @@ pub(crate) struct Served {
 }
 
 impl Models {
-    pub(crate) fn new(outbound: Outbound) -> Self {
-        Self { outbound, known: Arc::default() }
+    pub(crate) fn new(outbound: Outbound, allow_unknown_vocabulary: bool) -> Self {
+        Self { outbound, known: Arc::default(), allow_unknown_vocabulary }
     }
 
     /// The model of this name; of the only one served, if the name is empty.
@@ -60,43 +72,95 @@ impl Models {
             Some(vocabulary) => Arc::clone(vocabulary),
             None => self.ask_tokenizer(deadline).await?,
         };
-        fit(&vocabulary, &model)?;
+        self.compare(&vocabulary, &model)?;
         Ok(Served { chat: vocabulary.has_chat_template, model })
     }
 
     /// Asks inference what it has loaded, and keeps the answer.
     pub(crate) async fn ask_inference(&self, deadline: Option<Deadline>) -> Result<Arc<Model>, Failure> {
-        let model = Arc::new(self.outbound.inference.model(deadline).await?);
-        self.known.rcu(|known| Known { model: Some(Arc::clone(&model)), ..Known::clone(known) });
-        Ok(model)
+        let model = self.outbound.inference.model(deadline).await?;
+        Ok(self.keep_model(model))
     }
 
     /// Asks the tokenizer what it has loaded, and keeps the answer.
     pub(crate) async fn ask_tokenizer(&self, deadline: Option<Deadline>) -> Result<Arc<Vocabulary>, Failure> {
-        let vocabulary = Arc::new(self.outbound.tokenizer.vocabulary(deadline).await?);
+        let vocabulary = self.outbound.tokenizer.vocabulary(deadline).await?;
+        Ok(self.keep_vocabulary(vocabulary))
+    }
+
+    /// What to think of a tokenizer with this vocabulary. It is what all must have, unless others (`beside`) are in use.
+    pub(crate) fn judge_tokenizer(&self, vocabulary: Vocabulary, beside: bool) -> Verdict {
+        let known = self.known.load_full();
+        match known.vocabulary.as_deref().filter(|_| beside) {
+            Some(known) if *known != vocabulary => Verdict::Differs(format!(
+                "has vocabulary {}, the others {}",
+                describe(&vocabulary.fingerprint, vocabulary.size),
+                describe(&known.fingerprint, known.size)
+            )),
+            _ => {
+                self.keep_vocabulary(vocabulary);
+                Verdict::Fits
+            }
+        }
+    }
+
+    /// What to think of an inference replica with this model. It is what all must have, unless others (`beside`) are in
+    /// use.
+    pub(crate) fn judge_inference(&self, model: Model, beside: bool) -> Verdict {
+        let known = self.known.load_full();
+        let misfit = known.vocabulary.as_deref().and_then(|words| self.compare(words, &model).err());
+        match (misfit, known.model.as_deref().filter(|_| beside)) {
+            (Some(misfit), used) => {
+                // While none is in use, requests are told of this one.
+                if used.is_none() {
+                    self.keep_model(model);
+                }
+                Verdict::Differs(misfit.to_string())
+            }
+            (None, Some(known)) if !known.is_like(&model) => {
+                Verdict::Differs(format!("serves {model:?}, the others {known:?}"))
+            }
+            (None, _) => {
+                self.keep_model(model);
+                Verdict::Fits
+            }
+        }
+    }
+
+    fn keep_model(&self, model: Model) -> Arc<Model> {
+        let model = Arc::new(model);
+        self.known.rcu(|known| Known { model: Some(Arc::clone(&model)), ..Known::clone(known) });
+        model
+    }
+
+    fn keep_vocabulary(&self, vocabulary: Vocabulary) -> Arc<Vocabulary> {
+        let vocabulary = Arc::new(vocabulary);
         self.known.rcu(|known| Known { vocabulary: Some(Arc::clone(&vocabulary)), ..Known::clone(known) });
-        Ok(vocabulary)
+        vocabulary
     }
 
     /// Whether what is known fits together; `None` while one of the two has not answered yet.
     pub(crate) fn fit(&self) -> Option<Result<(), Error>> {
         let known = self.known.load();
-        Some(fit(known.vocabulary.as_deref()?, known.model.as_deref()?))
+        Some(self.compare(known.vocabulary.as_deref()?, known.model.as_deref()?))
+    }
+
+    /// Whether ids mean the same to both. A model folder without a `tokenizer.json` has no fingerprint to compare; where
+    /// that is allowed, only the sizes can speak against it.
+    fn compare(&self, vocabulary: &Vocabulary, model: &Model) -> Result<(), Error> {
+        let unknown = model.tokenizer_fingerprint.is_empty() && self.allow_unknown_vocabulary;
+        let same = unknown || model.tokenizer_fingerprint == vocabulary.fingerprint;
+        // A model may have more rows than there are words (padding), never fewer.
+        if same && model.vocabulary_size >= vocabulary.size {
+            return Ok(());
+        }
+        Err(Error::VocabularyMismatch {
+            tokenizer: describe(&vocabulary.fingerprint, vocabulary.size),
+            inference: describe(&model.tokenizer_fingerprint, model.vocabulary_size),
+        })
     }
 }
 
-/// Whether ids mean the same to both. A model folder without a `tokenizer.json` has no fingerprint to compare; then
-/// only the sizes can speak against it.
-fn fit(vocabulary: &Vocabulary, model: &Model) -> Result<(), Error> {
-    let same =
-        model.tokenizer_fingerprint.is_empty() || model.tokenizer_fingerprint == vocabulary.fingerprint;
-    // A model may have more rows than there are words (padding), never fewer.
-    if same && model.vocabulary_size >= vocabulary.size {
-        return Ok(());
-    }
-    let describe = |fingerprint: &str, size| format!("{fingerprint:?} of {size} ids");
-    Err(Error::VocabularyMismatch {
-        tokenizer: describe(&vocabulary.fingerprint, vocabulary.size),
-        inference: describe(&model.tokenizer_fingerprint, model.vocabulary_size),
-    })
+fn describe(fingerprint: &str, size: u32) -> String {
+    format!("{fingerprint:?} of {size} ids")
 }

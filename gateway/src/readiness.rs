@@ -1,23 +1,32 @@
-//! Whether the services behind the gateway are there, asked again and again: one task and one condition for each, and
-//! one condition for whether tokenizer and inference fit together. All recover by themselves.
+//! Whether the services behind the gateway are there, asked again and again: one task and one condition for each service,
+//! and one condition for whether tokenizer and inference fit together. All recover by themselves.
 //!
-//! A look is a health check and the service's own account of what it has loaded, which [`Models`] keeps. It happens
-//! outside of every trace: nobody's request waits for it.
+//! Every replica is looked at: a health check and its own account of what it has loaded. What is found decides whether
+//! it is given calls. A new one is given none before its first look, which also opens its connection. Looks happen
+//! outside of every trace: nobody's request waits for them.
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use tokio::time::sleep;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
-use weft_runtime::{Context, Deadline, drain::Phase, health::Condition};
+use weft_runtime::{
+    Context, Deadline,
+    client::{Fitness, Pool, Replica},
+    drain::Phase,
+    health::Condition,
+};
 
 use crate::{
     config::{Config, Readiness},
     error::{Failure, Peer},
-    models::Models,
-    outbound::{self, Outbound, endpoint::Endpoint},
+    models::{Models, Verdict},
+    outbound::{
+        self, Outbound, endpoint::Endpoint, inference::Inference, safety::Safety, tokenizer::Tokenizer,
+    },
 };
 
 /// Starts looking. No condition holds until its service has been seen to be well.
@@ -29,7 +38,7 @@ pub(crate) fn watch(config: &Config, context: &Context, outbound: &Outbound, mod
             peer,
             config: config.readiness.clone(),
             policy: config.safety_filter.default_policy.clone(),
-            outbound: outbound.clone(),
+            pool: outbound.pool(peer).clone(),
             models: models.clone(),
             condition: context.health.condition(peer.name(), "has not answered yet"),
             fit: Arc::clone(&fit),
@@ -44,67 +53,120 @@ pub(crate) fn watch(config: &Config, context: &Context, outbound: &Outbound, mod
     }
 }
 
-/// Looks at one service.
+/// Looks at the replicas of one service.
 struct Watcher {
     peer: Peer,
     config: Readiness,
     /// The policy that the safety filter must have.
     policy: Option<String>,
-    outbound: Outbound,
+    pool: Pool,
     models: Models,
     condition: Condition,
     fit: Arc<Condition>,
 }
 
+/// Why a replica is not fit.
+struct Unfit {
+    fitness: Fitness,
+    why: String,
+}
+
 impl Watcher {
     async fn run(self) {
         loop {
-            let look = self.look(Deadline::after(self.config.timeout));
-            let pause = self.tell(look.with_subscriber(NoSubscriber::default()).await);
-            sleep(pause).await;
+            let replicas = self.pool.replicas();
+            let seen = join_all(replicas.iter().map(|replica| self.look(replica))).await;
+            let pause = self.tell(&replicas, seen);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.pool.changed() => {}
+            }
         }
     }
 
     /// Says what was seen; returns when to look again.
-    fn tell(&self, seen: Result<(), String>) -> Duration {
+    fn tell(&self, replicas: &[Replica], seen: Vec<Result<(), String>>) -> Duration {
         match self.models.fit() {
             Some(Ok(())) => self.fit.holds(),
             Some(Err(misfit)) => self.fit.fails(misfit.to_string()),
             None => {}
         }
-        match seen {
-            Ok(()) => {
-                self.condition.holds();
-                self.config.interval
+        let count = replicas.len();
+        let needed = ((count as f64 * self.config.min_fit_share).ceil() as usize).max(1);
+        let named = replicas.iter().map(|replica| (count > 1).then(|| replica.name()));
+        let reasons: Vec<String> = named.zip(seen).filter_map(|(name, seen)| reason(name, seen)).collect();
+        if count - reasons.len() >= needed {
+            self.condition.holds();
+        } else if count == 0 {
+            self.condition.fails("no replica is known");
+        } else {
+            self.condition.fails(reasons.join("; "));
+        }
+        if reasons.is_empty() && count > 0 { self.config.interval } else { self.config.retry_interval }
+    }
+
+    /// Looks at a replica, and says at once whether it may be used: others may take longer.
+    async fn look(&self, replica: &Replica) -> Result<(), String> {
+        let asking = self.ask(replica, Deadline::after(self.config.timeout));
+        let found = asking.with_subscriber(NoSubscriber::default()).await;
+        let (fitness, found) = match found {
+            Ok(()) => (Fitness::Fit, Ok(())),
+            Err(Unfit { fitness, why }) => (fitness, Err(why)),
+        };
+        self.note(replica, fitness, found.as_ref().err());
+        found
+    }
+
+    async fn ask(&self, replica: &Replica, deadline: Deadline) -> Result<(), Unfit> {
+        self.is_serving(replica, deadline).await.map_err(Unfit::ill)?;
+        self.account(replica, deadline).await
+    }
+
+    /// A replica's own account of what it has loaded.
+    async fn account(&self, replica: &Replica, deadline: Deadline) -> Result<(), Unfit> {
+        let ill = |failure: Failure| Unfit::ill(failure.to_string());
+        let deadline = Some(deadline);
+        let verdict = match self.peer {
+            Peer::Tokenizer => {
+                let vocabulary = Tokenizer::vocabulary_of(replica, deadline).await.map_err(ill)?;
+                self.models.judge_tokenizer(vocabulary, self.has_other(replica))
             }
-            Err(why) => {
-                self.condition.fails(why);
-                self.config.retry_interval
+            Peer::Inference => {
+                let model = Inference::model_of(replica, deadline).await.map_err(ill)?;
+                self.models.judge_inference(model, self.has_other(replica))
             }
+            Peer::Safety => {
+                let policies = Safety::policies_of(replica, deadline).await.map_err(ill)?;
+                return self.has_policy(&policies).map_err(Unfit::ill);
+            }
+        };
+        match verdict {
+            Verdict::Fits => Ok(()),
+            Verdict::Differs(why) => Err(Unfit { fitness: Fitness::Foreign, why }),
         }
     }
 
-    async fn look(&self, deadline: Deadline) -> Result<(), String> {
-        let endpoint = match self.peer {
-            Peer::Tokenizer => self.outbound.tokenizer.endpoint(),
-            Peer::Inference => self.outbound.inference.endpoint(),
-            Peer::Safety => self.outbound.safety.endpoint(),
-        };
-        self.is_serving(endpoint, deadline).await?;
-        let said = |failure: Failure| failure.to_string();
-        match self.peer {
-            Peer::Tokenizer => self.models.ask_tokenizer(Some(deadline)).await.map(drop).map_err(said),
-            Peer::Inference => self.models.ask_inference(Some(deadline)).await.map(drop).map_err(said),
-            Peer::Safety => {
-                self.has_policy(&self.outbound.safety.policies(Some(deadline)).await.map_err(said)?)
-            }
+    /// Whether another replica is fit: then what they have in common is not this one's to change.
+    fn has_other(&self, replica: &Replica) -> bool {
+        let mut others = self.pool.replicas().into_iter().filter(|other| other.id() != replica.id());
+        others.any(|other| other.fitness() == Fitness::Fit)
+    }
+
+    fn note(&self, replica: &Replica, fitness: Fitness, why: Option<&String>) {
+        if self.pool.set_fitness(replica, fitness) == fitness {
+            return;
+        }
+        let (peer, replica) = (self.peer.name(), replica.name());
+        match why {
+            Some(why) => tracing::warn!(peer, replica, ?fitness, why, "a replica is not used"),
+            None => tracing::info!(peer, replica, "a replica is used"),
         }
     }
 
     /// The standard health check, of the process as a whole.
-    async fn is_serving(&self, endpoint: Endpoint, deadline: Deadline) -> Result<(), String> {
+    async fn is_serving(&self, replica: &Replica, deadline: Deadline) -> Result<(), String> {
         let request = outbound::request(HealthCheckRequest { service: String::new() }, Some(deadline));
-        match HealthClient::new(endpoint).check(request).await {
+        match HealthClient::new(Endpoint::direct(replica)).check(request).await {
             Ok(answer) if answer.get_ref().status() == ServingStatus::Serving => Ok(()),
             Ok(answer) => Err(format!("says {}", answer.get_ref().status().as_str_name())),
             Err(status) => Err(Failure { peer: self.peer, status }.to_string()),
@@ -120,4 +182,16 @@ impl Watcher {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+impl Unfit {
+    fn ill(why: String) -> Self {
+        Self { fitness: Fitness::Ill, why }
+    }
+}
+
+/// Why a replica is not fit, with its name where there are several.
+fn reason(name: Option<&str>, seen: Result<(), String>) -> Option<String> {
+    let why = seen.err()?;
+    Some(name.map_or_else(|| why.clone(), |name| format!("{name}: {why}")))
 }

@@ -6,6 +6,7 @@ mod drain;
 mod faults;
 mod quota;
 mod refusals;
+mod resume;
 mod structured;
 
 use std::time::Duration;

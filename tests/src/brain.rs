@@ -25,6 +25,8 @@ pub enum Brain {
     Saying(Vec<u32>),
     /// Goes on with id 504 ("The") for as long as it is let.
     Endless,
+    /// Has no script: what comes depends on every token before, and on the seed.
+    Unsure,
     /// SmolLM2-135M-Instruct in f32: the golden answers' model.
     SmolLm2,
 }
@@ -60,6 +62,11 @@ impl Brain {
         let mut scripted = match self {
             Self::Saying(script) => Scripted::saying(VOCABULARY, script.clone(), END),
             Self::Endless => Scripted::new(VOCABULARY, |_| 504),
+            Self::Unsure => {
+                let mut unsure = Scripted::unsure(VOCABULARY);
+                unsure.info_mut().end_token_ids = vec![END];
+                unsure
+            }
             Self::SmolLm2 => return smollm2(config),
         };
         scripted.info_mut().tokenizer_fingerprint = fingerprint(config)?;

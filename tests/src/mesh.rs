@@ -7,7 +7,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use weft_inference::engine::EngineHandle;
 use weft_runtime::{
     BoxError, Context, Process, RuntimeConfig, Services, Tasks,
-    client::Target,
+    client::{Members, Target},
     config,
     pipe::{self, Connector, Incoming},
 };
@@ -18,7 +18,7 @@ use crate::{
     golden,
 };
 
-/// One of the four services.
+/// One of the four services, or a second replica of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// Text to ids and back.
@@ -29,6 +29,8 @@ pub enum Room {
     Safety,
     /// The front door.
     Gateway,
+    /// A second replica of inference, in a mesh that has one.
+    Spare,
 }
 
 impl Room {
@@ -38,11 +40,18 @@ impl Room {
     fn name(self) -> &'static str {
         match self {
             Self::Tokenizer => "tokenizer",
-            Self::Inference => "inference",
+            Self::Inference | Self::Spare => "inference",
             Self::Safety => "safety",
             Self::Gateway => "gateway",
         }
     }
+}
+
+/// What a test has of one replica of inference.
+#[derive(Clone, Debug, Default)]
+struct Grip {
+    hands: Hands,
+    engine: Arc<Mutex<Option<EngineHandle>>>,
 }
 
 /// What a mesh is made of.
@@ -62,9 +71,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Mesh {
     plan: Plan,
-    hands: Hands,
-    engine: Arc<Mutex<Option<EngineHandle>>>,
-    services: [Service; 4],
+    /// Of inference, and of its second replica.
+    grips: [Grip; 2],
+    services: [Service; 5],
+    /// Whether inference has a second replica.
+    replicated: bool,
     tasks: Tasks,
 }
 
@@ -102,12 +113,20 @@ impl Mesh {
 
     /// All four services, ready, as planned.
     pub async fn start(plan: Plan) -> Self {
-        let mut mesh = Self::unstarted(plan);
-        for room in Room::ALL {
-            mesh.revive(room);
+        Self::unstarted(plan).started().await
+    }
+
+    /// All four services, inference twice, ready, as planned.
+    pub async fn replicated(plan: Plan) -> Self {
+        Self { replicated: true, ..Self::unstarted(plan) }.started().await
+    }
+
+    async fn started(mut self) -> Self {
+        for room in self.rooms() {
+            self.revive(room);
         }
-        mesh.ready().await;
-        mesh
+        self.ready().await;
+        self
     }
 
     /// No service runs yet.
@@ -115,18 +134,24 @@ impl Mesh {
         let service = || Service { connector: pipe::pipe().0, life: None };
         Self {
             plan,
-            hands: Hands::default(),
-            engine: Arc::default(),
-            services: [service(), service(), service(), service()],
+            grips: Default::default(),
+            services: [service(), service(), service(), service(), service()],
+            replicated: false,
             tasks: Tasks::default(),
         }
     }
 
     /// Resolves when every service is ready.
     pub async fn ready(&self) {
-        for room in Room::ALL {
+        for room in self.rooms() {
             self.context(room).health.serving().await;
         }
+    }
+
+    /// The services that this mesh has, in the order in which they start.
+    fn rooms(&self) -> Vec<Room> {
+        let spare = self.replicated.then_some(Room::Spare);
+        spare.into_iter().chain(Room::ALL).collect()
     }
 
     /// Starts a service that does not run, at the address that it always had.
@@ -190,12 +215,30 @@ impl Mesh {
     /// # Panics
     /// It is not ready.
     pub fn engine(&self) -> EngineHandle {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("inference is ready")
+        self.engine_of(Room::Inference)
+    }
+
+    /// The engine of a replica of inference that runs now.
+    ///
+    /// # Panics
+    /// It is not ready.
+    pub fn engine_of(&self, room: Room) -> EngineHandle {
+        let engine = self.grip(room).engine.lock().unwrap_or_else(PoisonError::into_inner);
+        engine.clone().expect("inference is ready")
     }
 
     /// A test's hands on the scripted model.
     pub fn hands(&self) -> &Hands {
-        &self.hands
+        self.hands_of(Room::Inference)
+    }
+
+    /// A test's hands on the scripted model of a replica.
+    pub fn hands_of(&self, room: Room) -> &Hands {
+        &self.grip(room).hands
+    }
+
+    fn grip(&self, room: Room) -> &Grip {
+        &self.grips[usize::from(room == Room::Spare)]
     }
 
     fn service(&self, room: Room) -> &Service {
@@ -209,8 +252,8 @@ impl Mesh {
                 let config = parse(&format!("[tokenizer]\nfolder = {folder:?}\n"));
                 Box::pin(async { Ok(weft_tokenizer::start(config, context).await?) })
             }
-            Room::Inference => {
-                let (plan, hands, engine) = (self.plan.clone(), self.hands.clone(), Arc::clone(&self.engine));
+            Room::Inference | Room::Spare => {
+                let (plan, Grip { hands, engine }) = (self.plan.clone(), self.grip(room).clone());
                 Box::pin(async move {
                     let running = plan.brain.start(&plan.inference, context, hands).await?;
                     *engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.engine);
@@ -232,10 +275,11 @@ impl Mesh {
             .concat();
         let config = parse(&format!("{peers}{}", self.plan.gateway));
         let target = |room| Target::Pipe(self.connector(room).clone());
+        let spare = self.replicated.then(|| target(Room::Spare));
         let targets = weft_gateway::Targets {
-            tokenizer: target(Room::Tokenizer),
-            inference: target(Room::Inference),
-            safety: target(Room::Safety),
+            tokenizer: target(Room::Tokenizer).into(),
+            inference: Members::Fixed([target(Room::Inference)].into_iter().chain(spare).collect()),
+            safety: target(Room::Safety).into(),
         };
         Box::pin(weft_gateway::start_with(config, context, targets))
     }

@@ -1,4 +1,4 @@
-//! One place where a service is, and how much it is doing for us.
+//! A way to a service, and how much is on it.
 
 use std::{
     future::Future,
@@ -12,7 +12,7 @@ use tower::Service;
 use weft_runtime::{
     BoxError,
     body::{self, OnEnd},
-    client::Outgoing,
+    client::{Outgoing, Replica},
 };
 
 /// A connection that knows its load: calls whose last message has not come back. For token streams that is much later
@@ -26,6 +26,11 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(connection: Outgoing, load: Gauge) -> Self {
         Self { connection, load }
+    }
+
+    /// The way to one replica and no other, for looking after it: nobody counts what is on it.
+    pub(crate) fn direct(replica: &Replica) -> Self {
+        Self::new(replica.direct(), Gauge::default())
     }
 }
 

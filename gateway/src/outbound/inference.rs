@@ -1,12 +1,7 @@
 //! Inference: ids in, ids out.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt as _;
 use weft_proto::{
@@ -16,12 +11,21 @@ use weft_proto::{
         inference_service_client::InferenceServiceClient,
     },
 };
-use weft_runtime::{Deadline, status};
+use weft_runtime::{
+    Deadline,
+    client::{Pool, Replica, Tried},
+    status,
+};
 
-use super::{Route, endpoint::Endpoint, failure, request, retry::Retry};
+use super::{
+    Route, attempt, balance, endpoint::Endpoint, failure, generation::Generation, hedge::Hedge, request,
+    resume::Resume, retry::Retry,
+};
 use crate::{
     answer::{FinishReason, Token, Usage},
+    config::Config,
     error::{Error, Failure, Peer},
+    metrics::Metrics,
     request::{Constraint, Form, Options, Sampling, Scope, StopRules},
 };
 
@@ -29,8 +33,12 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Inference {
     client: InferenceServiceClient<Endpoint>,
-    endpoint: Endpoint,
+    pub(super) pool: Pool,
     retry: Arc<Retry>,
+    hedge: Arc<Hedge>,
+    pub(super) resume: Arc<Resume>,
+    /// Tokens of a prompt that the balancer takes together.
+    block_tokens: usize,
 }
 
 /// A model that is loaded.
@@ -48,16 +56,10 @@ pub(crate) struct Model {
     pub(crate) tokenizer_fingerprint: String,
 }
 
-/// A generation that runs: its prompt is in the cache. A stream of tokens that ends with [`Generated::End`]; dropping
-/// it cancels the generation.
-#[derive(Debug)]
-pub(crate) struct Generation {
-    pub(crate) prompt_tokens: u32,
-    /// The seed in use, also when it was drawn.
-    pub(crate) seed: u64,
-    messages: Streaming<GenerateResponse>,
-    /// The field of our own API that its constraint came from.
-    constraint: Option<&'static str>,
+/// A generation whose first message has come.
+pub(super) struct Opened {
+    pub(super) first: Option<GenerateResponse>,
+    pub(super) messages: Streaming<GenerateResponse>,
 }
 
 /// What a generation says.
@@ -75,17 +77,16 @@ pub(crate) enum Generated {
 }
 
 impl Inference {
-    pub(super) fn new(route: Route) -> Self {
-        let client = InferenceServiceClient::new(route.endpoint.clone());
+    pub(super) fn new(route: Route, pool: Pool, config: &Config, metrics: &Metrics) -> Self {
+        let client = InferenceServiceClient::new(route.endpoint);
         Self {
             client: client.max_decoding_message_size(route.max_message_bytes),
-            endpoint: route.endpoint,
+            pool,
             retry: route.retry,
+            hedge: route.hedge,
+            resume: Arc::new(Resume::new(config.resume.clone(), &metrics.resumptions)),
+            block_tokens: config.balance.block_tokens,
         }
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
     }
 
     /// Begins a generation and waits until it runs. `field` is the field of our own API that the prompt came from.
@@ -99,28 +100,34 @@ impl Inference {
         let deadline = scope.deadline;
         let message = wire_request(prompt, options, scope);
         let constraint = options.constraint.as_ref().map(|constraint| constraint.field);
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
-            async move {
-                let mut messages = client.generate(request).await?.into_inner();
-                // Until its first message has come, a call may be made again without anyone noticing.
-                let first = messages.message().await?;
-                Ok((first, messages))
-            }
-        };
-        let opened = self.retry.run(deadline, attempt).await;
-        let (first, messages) = opened.map_err(|status| {
+        let tried = Tried::default();
+        let open = || self.open(message.clone(), &tried, deadline);
+        // A replica that is lost before its first token is as little the caller's matter as one that is lost later.
+        let elsewhere = |status: &Status| self.resume.rescues(status, &self.pool);
+        let opened = self.retry.run_or(deadline, elsewhere, open).await;
+        let opened = opened.map_err(|status| {
             failure(Peer::Inference, of_adapter(status), |theirs| our_field(theirs, field, constraint))
         })?;
-        match first.and_then(|message| message.event) {
-            Some(Event::Started(started)) => {
-                let (prompt_tokens, seed) = (started.prompt_tokens, started.seed);
-                Ok(Generation { prompt_tokens, seed, messages, constraint })
-            }
-            Some(Event::Tokens(_) | Event::Finished(_) | Event::PromptLogprobs(_)) | None => {
-                Err(broken("a generation did not begin with Started"))
-            }
-        }
+        self.resume.begun();
+        Generation::new(self.clone(), opened, message, (tried, deadline, constraint))
+    }
+
+    /// Opens a generation, at a replica that was not tried if there is one, and waits for its first message: until that has
+    /// come, the call may be made again without anyone noticing.
+    pub(super) async fn open(
+        &self,
+        message: GenerateRequest,
+        tried: &Tried,
+        deadline: Option<Deadline>,
+    ) -> Result<Opened, Status> {
+        let GenerateRequest { prompt_token_ids, cache_salt, adapter_id, .. } = &message;
+        let salt = cache_salt.as_deref().unwrap_or_default();
+        let beginning = balance::Route::of(prompt_token_ids, salt, adapter_id.as_deref(), self.block_tokens);
+        let mut request = attempt(message, tried.clone(), deadline);
+        request.extensions_mut().insert(beginning);
+        let mut messages = self.client.clone().generate(request).await?.into_inner();
+        let first = messages.message().await?;
+        Ok(Opened { first, messages })
     }
 
     /// Embeds sequences of ids: one vector for each, in order.
@@ -128,13 +135,13 @@ impl Inference {
         let deadline = scope.deadline;
         let expected = inputs.len();
         let inputs = inputs.into_iter().map(|token_ids| wire::TokenSequence { token_ids }).collect();
-        let tenant = scope.tenant.name().map(str::to_owned);
+        let tenant = scope.tenant().name().map(str::to_owned);
         let message = wire::EmbedRequest { inputs, tenant };
         let attempt = || {
             let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
             async move { client.embed(request).await }
         };
-        let answer = self.retry.run(deadline, attempt).await;
+        let answer = self.retry.run_hedged(&self.hedge, deadline, call).await;
         let rename = |theirs: &str| theirs.strip_suffix(".token_ids").map(str::to_owned);
         let answer = answer.map_err(|status| failure(Peer::Inference, status, rename))?;
         let vectors: Vec<_> =
@@ -144,38 +151,42 @@ impl Inference {
 
     /// What is loaded. Not retried: whoever asks, asks again.
     pub(crate) async fn model(&self, deadline: Option<Deadline>) -> Result<Model, Failure> {
-        let answer = self.client.clone().get_model_info(request(GetModelInfoRequest {}, deadline)).await;
-        let info = answer.map_err(|status| failure(Peer::Inference, status, |_| None))?.into_inner();
-        Ok(Model {
-            id: info.model_id,
-            architecture: info.architecture,
-            dtype: info.dtype,
-            device: info.device,
-            context_length: info.context_length,
-            parameters: info.parameters,
-            end_token_ids: info.end_token_ids,
-            vocabulary_size: info.vocabulary_size,
-            tokenizer_fingerprint: info.tokenizer_fingerprint,
-        })
+        account(self.client.clone(), deadline).await
+    }
+
+    /// What one replica has loaded.
+    pub(crate) async fn model_of(replica: &Replica, deadline: Option<Deadline>) -> Result<Model, Failure> {
+        account(InferenceServiceClient::new(Endpoint::direct(replica)), deadline).await
     }
 }
 
-impl Stream for Generation {
-    type Item = Result<Generated, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let constraint = self.constraint;
-        let message: Option<Result<GenerateResponse, Status>> = ready!(self.messages.poll_next_unpin(cx));
-        Poll::Ready(message.map(|message| match message {
-            Ok(message) => read(message),
-            Err(status) => {
-                Err(failure(Peer::Inference, status, |theirs| our_field(theirs, "", constraint)).into())
-            }
-        }))
+impl Model {
+    /// Whether an answer of one may go on in the other: the same in all but the device.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        *self == Self { device: self.device.clone(), ..other.clone() }
     }
 }
 
-fn read(message: GenerateResponse) -> Result<Generated, Error> {
+async fn account(
+    mut client: InferenceServiceClient<Endpoint>,
+    deadline: Option<Deadline>,
+) -> Result<Model, Failure> {
+    let answer = client.get_model_info(request(GetModelInfoRequest {}, deadline)).await;
+    let info = answer.map_err(|status| failure(Peer::Inference, status, |_| None))?.into_inner();
+    Ok(Model {
+        id: info.model_id,
+        architecture: info.architecture,
+        dtype: info.dtype,
+        device: info.device,
+        context_length: info.context_length,
+        parameters: info.parameters,
+        end_token_ids: info.end_token_ids,
+        vocabulary_size: info.vocabulary_size,
+        tokenizer_fingerprint: info.tokenizer_fingerprint,
+    })
+}
+
+pub(super) fn read(message: GenerateResponse) -> Result<Generated, Error> {
     match message.event {
         Some(Event::Tokens(tokens)) => {
             Ok(Generated::Tokens(tokens.tokens.into_iter().map(read_token).collect()))
@@ -212,13 +223,13 @@ fn read_token(token: wire::Token) -> Token {
     Token { id: token.id, logprob: token.logprob, top }
 }
 
-fn broken(what: &'static str) -> Error {
+pub(super) fn broken(what: &'static str) -> Error {
     Error::Broken { peer: Peer::Inference, what }
 }
 
 /// Inference's own fields are `sampling.top_p` and the like, which we have below `options`; but a constraint may have come
 /// from a tool.
-fn our_field(theirs: &str, prompt: &str, constraint: Option<&'static str>) -> Option<String> {
+pub(super) fn our_field(theirs: &str, prompt: &str, constraint: Option<&'static str>) -> Option<String> {
     let known = ["sampling", "stop", "top_logprobs", "priority", "constraint"];
     if theirs.starts_with("prompt_token_ids") {
         Some(prompt.to_owned())

@@ -1,14 +1,19 @@
 //! THE outbound stack, and one client for each service behind the gateway.
 //!
-//! Map: `endpoint` (where a service is, and how much it is doing for us), `retry`, `exchange` (a call in both
-//! directions, as the pipeline uses it), `tokenizer`, `inference`, `safety` (wire types in and out end here).
+//! Map: `endpoint` (the way to a service, and how much is on it), `retry`, `hedge`, `exchange` (a call in both directions, as the
+//! pipeline uses it), `tokenizer`, `inference`, `safety` (wire types in and out end here), `balance` (which
+//! replica of inference is asked), `generation` (tokens, whichever replica says them), `resume` (when a generation goes on elsewhere).
 //!
 //! Rules: field names in errors are translated to those of our own API here, where both are known; a retry stands
 //! outside the stack, so that each attempt has its own span and count.
 
+mod balance;
 pub(crate) mod endpoint;
 pub(crate) mod exchange;
+pub(crate) mod generation;
+pub(crate) mod hedge;
 pub(crate) mod inference;
+mod resume;
 pub(crate) mod retry;
 pub(crate) mod safety;
 pub(crate) mod tokenizer;
@@ -20,7 +25,7 @@ use tonic_types::StatusExt as _;
 use tracing::Span;
 use weft_runtime::{
     BoxError, Context, Deadline,
-    client::{self, ClientConfig, Target},
+    client::{Balance, ClientConfig, Members, Pool, Tried, TwoChoices},
     status::Violations,
 };
 
@@ -29,18 +34,20 @@ use crate::{
     error::{Failure, Peer},
     metrics::Metrics,
 };
+use balance::PrefixAware;
 use endpoint::Endpoint;
+use hedge::Hedge;
 use retry::Retry;
 
-/// Where the services are.
+/// Where the services are, each of them once or several times.
 #[derive(Clone, Debug)]
 pub struct Targets {
     /// The tokenizer.
-    pub tokenizer: Target,
+    pub tokenizer: Members,
     /// Inference.
-    pub inference: Target,
+    pub inference: Members,
     /// The safety filter.
-    pub safety: Target,
+    pub safety: Members,
 }
 
 /// All services behind the gateway. Cheap to clone.
@@ -49,6 +56,15 @@ pub(crate) struct Outbound {
     pub(crate) tokenizer: tokenizer::Tokenizer,
     pub(crate) inference: inference::Inference,
     pub(crate) safety: safety::Safety,
+    pools: Pools,
+}
+
+/// The replicas of each service.
+#[derive(Clone, Debug)]
+struct Pools {
+    tokenizer: Pool,
+    inference: Pool,
+    safety: Pool,
 }
 
 /// How one service is reached.
@@ -56,6 +72,7 @@ pub(crate) struct Outbound {
 pub(crate) struct Route {
     pub(crate) endpoint: Endpoint,
     pub(crate) retry: Arc<Retry>,
+    pub(crate) hedge: Arc<Hedge>,
     /// The largest answer that is taken.
     pub(crate) max_message_bytes: usize,
 }
@@ -68,41 +85,63 @@ impl Outbound {
         targets: Targets,
         metrics: &Metrics,
     ) -> Result<Self, BoxError> {
-        let route = |peer: Peer, target, client: &ClientConfig| -> Result<Route, BoxError> {
-            Ok(Route {
-                endpoint: stack(context, peer, target, client, metrics)?,
-                retry: Arc::new(Retry::new(config.retry.clone(), metrics.retries(peer))),
-                max_message_bytes: client.max_message_bytes,
-            })
+        let pool = |peer: Peer, members, client: &ClientConfig| {
+            Pool::new(context, peer.name(), members, client, policy(peer, config, metrics))
+        };
+        let pools = Pools {
+            tokenizer: pool(Peer::Tokenizer, targets.tokenizer, &config.tokenizer)?,
+            inference: pool(Peer::Inference, targets.inference, &config.inference)?,
+            safety: pool(Peer::Safety, targets.safety, &config.safety)?,
+        };
+        let route = |peer: Peer, client: &ClientConfig| Route {
+            endpoint: stack(pools.of(peer), peer, metrics),
+            retry: Arc::new(Retry::new(config.retry.clone(), metrics.retries(peer))),
+            hedge: Arc::new(Hedge::new(config.hedge.clone(), pools.of(peer).clone(), metrics.hedges(peer))),
+            max_message_bytes: client.max_message_bytes,
         };
         Ok(Self {
-            tokenizer: tokenizer::Tokenizer::new(route(
-                Peer::Tokenizer,
-                targets.tokenizer,
-                &config.tokenizer,
-            )?),
-            inference: inference::Inference::new(route(
-                Peer::Inference,
-                targets.inference,
-                &config.inference,
-            )?),
-            safety: safety::Safety::new(route(Peer::Safety, targets.safety, &config.safety)?),
+            tokenizer: tokenizer::Tokenizer::new(route(Peer::Tokenizer, &config.tokenizer)),
+            inference: inference::Inference::new(
+                route(Peer::Inference, &config.inference),
+                pools.inference.clone(),
+                config,
+                metrics,
+            ),
+            safety: safety::Safety::new(route(Peer::Safety, &config.safety)),
+            pools,
         })
+    }
+
+    /// The replicas of a service.
+    pub(crate) fn pool(&self, peer: Peer) -> &Pool {
+        self.pools.of(peer)
+    }
+}
+
+impl Pools {
+    fn of(&self, peer: Peer) -> &Pool {
+        match peer {
+            Peer::Tokenizer => &self.tokenizer,
+            Peer::Inference => &self.inference,
+            Peer::Safety => &self.safety,
+        }
+    }
+}
+
+/// How calls to a service are spread over its replicas.
+fn policy(peer: Peer, config: &Config, metrics: &Metrics) -> Arc<dyn Balance> {
+    match peer {
+        Peer::Tokenizer | Peer::Safety => Arc::<TwoChoices>::default(),
+        Peer::Inference => Arc::new(PrefixAware::new(config.balance.clone(), &metrics.choices)),
     }
 }
 
 /// What every call to a service passes, outermost first.
-fn stack(
-    context: &Context,
-    peer: Peer,
-    target: Target,
-    config: &ClientConfig,
-    metrics: &Metrics,
-) -> Result<Endpoint, BoxError> {
-    // Trace, deadline (what is left of it) and a connection that heals itself: the same for every process.
-    let connection = client::connect(context, peer.name(), target, config)?;
-    // What is on its way to this endpoint, until the last message has come back: what a balancer will compare.
-    Ok(Endpoint::new(connection, metrics.upstream_in_flight(peer)))
+fn stack(pool: &Pool, peer: Peer, metrics: &Metrics) -> Endpoint {
+    // Trace, deadline (what is left of it), the choice of a replica and a connection to it that heals itself.
+    let connection = pool.outgoing();
+    // What is on its way to the service, until the last message has come back.
+    Endpoint::new(connection, metrics.upstream_in_flight(peer))
 }
 
 /// A `traceparent` whose sampled flag is off.
@@ -118,6 +157,13 @@ pub(crate) fn request<T>(message: T, deadline: Option<Deadline>) -> Request<T> {
     if let Some(deadline) = deadline {
         deadline.spend(&mut request);
     }
+    request
+}
+
+/// The same for one of several attempts, each at another replica where there is one.
+fn attempt<T>(message: T, tried: Tried, deadline: Option<Deadline>) -> Request<T> {
+    let mut request = request(message, deadline);
+    request.extensions_mut().insert(tried);
     request
 }
 

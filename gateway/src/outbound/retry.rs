@@ -10,8 +10,9 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::sleep;
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use weft_runtime::{Deadline, status::is_retryable};
+use weft_runtime::{Deadline, client::Tried, status::is_retryable};
 
+use super::hedge::Hedge;
 use crate::config;
 
 /// One service's retries. Shared by all calls to it.
@@ -24,13 +25,39 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(config: config::Retry, count: Counter) -> Self {
-        Self { budget: Budget::new(&config), config, count }
+        Self { budget: Budget::new(config.budget_ratio, config.budget_reserve), config, count }
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or may not be tried again. The last failure is returned.
     pub(crate) async fn run<T, Fut>(
         &self,
         deadline: Option<Deadline>,
+        attempt: impl FnMut() -> Fut,
+    ) -> Result<T, Status>
+    where
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.run_or(deadline, |_| false, attempt).await
+    }
+
+    /// The same for a short call that changes nothing: one that takes unusually long is made twice.
+    pub(crate) async fn run_hedged<T, Fut>(
+        &self,
+        hedge: &Hedge,
+        deadline: Option<Deadline>,
+        attempt: impl Fn(Tried) -> Fut,
+    ) -> Result<T, Status>
+    where
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.run(deadline, || hedge.run(|| self.budget.spend(), &attempt)).await
+    }
+
+    /// The same, where `elsewhere` may pay for another attempt from a budget of its own.
+    pub(crate) async fn run_or<T, Fut>(
+        &self,
+        deadline: Option<Deadline>,
+        elsewhere: impl Fn(&Status) -> bool,
         mut attempt: impl FnMut() -> Fut,
     ) -> Result<T, Status>
     where
@@ -43,7 +70,7 @@ impl Retry {
                 Ok(done) => return Ok(done),
                 Err(status) => status,
             };
-            let Some(pause) = self.pause(&status, attempts, deadline) else { return Err(status) };
+            let Some(pause) = self.pause(&status, attempts, deadline, &elsewhere) else { return Err(status) };
             self.count.inc();
             sleep(pause).await;
             attempts += 1;
@@ -51,7 +78,13 @@ impl Retry {
     }
 
     /// How long to wait before another attempt, or `None` if there may be none.
-    fn pause(&self, status: &Status, attempts: u32, deadline: Option<Deadline>) -> Option<Duration> {
+    fn pause(
+        &self,
+        status: &Status,
+        attempts: u32,
+        deadline: Option<Deadline>,
+        elsewhere: impl Fn(&Status) -> bool,
+    ) -> Option<Duration> {
         if !is_retryable(status) || attempts >= self.config.max_attempts {
             return None;
         }
@@ -64,13 +97,13 @@ impl Retry {
             return None;
         }
         let in_time = deadline.is_none_or(|deadline| deadline.remaining().is_some_and(|left| left > pause));
-        (in_time && self.budget.spend()).then_some(pause)
+        (in_time && (elsewhere(status) || self.budget.spend())).then_some(pause)
     }
 }
 
-/// Retries that may still be made, in thousandths of one.
+/// Calls that may still be made again, in thousandths of one.
 #[derive(Debug)]
-struct Budget {
+pub(super) struct Budget {
     left: AtomicI64,
     most: i64,
     earned_by_call: i64,
@@ -80,17 +113,17 @@ const ONE: i64 = 1_000;
 
 impl Budget {
     #[expect(clippy::cast_possible_truncation, reason = "the ratio is between 0 and 1")]
-    fn new(config: &config::Retry) -> Self {
-        let most = i64::from(config.budget_reserve) * ONE;
-        Self { left: AtomicI64::new(most), most, earned_by_call: (config.budget_ratio * ONE as f64) as i64 }
+    pub(super) fn new(ratio: f64, reserve: u32) -> Self {
+        let most = i64::from(reserve) * ONE;
+        Self { left: AtomicI64::new(most), most, earned_by_call: (ratio * ONE as f64) as i64 }
     }
 
-    fn earn(&self) {
+    pub(super) fn earn(&self) {
         let earned = |left: i64| Some((left + self.earned_by_call).min(self.most));
         let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
     }
 
-    fn spend(&self) -> bool {
+    pub(super) fn spend(&self) -> bool {
         let spent = |left: i64| (left >= ONE).then_some(left - ONE);
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).is_ok()
     }

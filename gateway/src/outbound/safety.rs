@@ -7,17 +7,19 @@ use weft_proto::safety::v1::{
     self as wire, Direction, ListPoliciesRequest, ScreenRequest, ScreenStreamRequest,
     safety_service_client::SafetyServiceClient,
 };
-use weft_runtime::Deadline;
+use weft_runtime::{Deadline, client::Replica};
 
-use super::{Route, endpoint::Endpoint, exchange::Exchange, failure, request, retry::Retry};
+use super::{
+    Route, attempt, endpoint::Endpoint, exchange::Exchange, failure, hedge::Hedge, request, retry::Retry,
+};
 use crate::error::{Failure, Peer};
 
 /// Calls the safety filter. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Safety {
     client: SafetyServiceClient<Endpoint>,
-    endpoint: Endpoint,
     retry: Arc<Retry>,
+    hedge: Arc<Hedge>,
 }
 
 /// What a policy does about a finding, mildest first.
@@ -64,16 +66,12 @@ pub(crate) type Screening = Exchange<String, Cleared>;
 
 impl Safety {
     pub(super) fn new(route: Route) -> Self {
-        let client = SafetyServiceClient::new(route.endpoint.clone());
+        let client = SafetyServiceClient::new(route.endpoint);
         Self {
             client: client.max_decoding_message_size(route.max_message_bytes),
-            endpoint: route.endpoint,
             retry: route.retry,
+            hedge: route.hedge,
         }
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
     }
 
     /// Screens a prompt. `policy` is empty for the service's default; `field` is the field of our own API that the
@@ -86,11 +84,11 @@ impl Safety {
         deadline: Option<Deadline>,
     ) -> Result<Screened, Failure> {
         let message = ScreenRequest { policy: policy.to_owned(), direction: Direction::Prompt.into(), text };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.screen(request).await }
         };
-        match self.retry.run(deadline, attempt).await {
+        match self.retry.run_hedged(&self.hedge, deadline, call).await {
             Ok(response) => Ok(read_screened(response.into_inner())),
             Err(status) => Err(failure(Peer::Safety, status, |theirs| our_field(theirs, field))),
         }
@@ -126,9 +124,13 @@ impl Safety {
         )
     }
 
-    /// The names of the policies, the default one first. Not retried: whoever asks, asks again.
-    pub(crate) async fn policies(&self, deadline: Option<Deadline>) -> Result<Vec<String>, Failure> {
-        let answer = self.client.clone().list_policies(request(ListPoliciesRequest {}, deadline)).await;
+    /// The names of the policies that one replica has, the default one first.
+    pub(crate) async fn policies_of(
+        replica: &Replica,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<String>, Failure> {
+        let mut client = SafetyServiceClient::new(Endpoint::direct(replica));
+        let answer = client.list_policies(request(ListPoliciesRequest {}, deadline)).await;
         let policies =
             answer.map_err(|status| failure(Peer::Safety, status, |_| None))?.into_inner().policies;
         Ok(policies.into_iter().map(|policy| policy.name).collect())

@@ -10,9 +10,11 @@ use weft_proto::{
         tokenizer_service_client::TokenizerServiceClient,
     },
 };
-use weft_runtime::Deadline;
+use weft_runtime::{Deadline, client::Replica};
 
-use super::{Route, endpoint::Endpoint, exchange::Exchange, failure, request, retry::Retry};
+use super::{
+    Route, attempt, endpoint::Endpoint, exchange::Exchange, failure, hedge::Hedge, request, retry::Retry,
+};
 use crate::{
     error::{Failure, Peer},
     request::{Conversation, Message, Role, Tool},
@@ -22,8 +24,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Tokenizer {
     client: TokenizerServiceClient<Endpoint>,
-    endpoint: Endpoint,
     retry: Arc<Retry>,
+    hedge: Arc<Hedge>,
 }
 
 /// What the tokenizer has loaded.
@@ -41,16 +43,12 @@ pub(crate) type Decoding = Exchange<Vec<u32>, String>;
 
 impl Tokenizer {
     pub(super) fn new(route: Route) -> Self {
-        let client = TokenizerServiceClient::new(route.endpoint.clone());
+        let client = TokenizerServiceClient::new(route.endpoint);
         Self {
             client: client.max_decoding_message_size(route.max_message_bytes),
-            endpoint: route.endpoint,
             retry: route.retry,
+            hedge: route.hedge,
         }
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
     }
 
     /// Text to ids. `field` is the field of our own API that the text came from.
@@ -62,11 +60,11 @@ impl Tokenizer {
         deadline: Option<Deadline>,
     ) -> Result<Vec<u32>, Failure> {
         let message = EncodeRequest { text: text.to_owned(), add_special_tokens };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.encode(request).await }
         };
-        match self.retry.run(deadline, attempt).await {
+        match self.retry.run_hedged(&self.hedge, deadline, call).await {
             Ok(response) => Ok(response.into_inner().token_ids),
             Err(status) => Err(failure(Peer::Tokenizer, status, |theirs| match theirs {
                 "text" => Some(field.to_owned()),
@@ -86,11 +84,11 @@ impl Tokenizer {
             tools: conversation.tools.iter().map(wire_tool).collect(),
             add_generation_prompt: None,
         };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.encode_chat(request).await }
         };
-        match self.retry.run(deadline, attempt).await {
+        match self.retry.run_hedged(&self.hedge, deadline, call).await {
             Ok(response) => Ok(response.into_inner().token_ids),
             Err(status) => Err(failure(Peer::Tokenizer, status, |_| None)),
         }
@@ -115,15 +113,29 @@ impl Tokenizer {
 
     /// What is loaded. Not retried: whoever asks, asks again.
     pub(crate) async fn vocabulary(&self, deadline: Option<Deadline>) -> Result<Vocabulary, Failure> {
-        let answer =
-            self.client.clone().get_tokenizer_info(request(GetTokenizerInfoRequest {}, deadline)).await;
-        let info = answer.map_err(|status| failure(Peer::Tokenizer, status, |_| None))?.into_inner();
-        Ok(Vocabulary {
-            fingerprint: info.fingerprint,
-            size: info.vocabulary_size,
-            has_chat_template: info.has_chat_template,
-        })
+        account(self.client.clone(), deadline).await
     }
+
+    /// What one replica has loaded.
+    pub(crate) async fn vocabulary_of(
+        replica: &Replica,
+        deadline: Option<Deadline>,
+    ) -> Result<Vocabulary, Failure> {
+        account(TokenizerServiceClient::new(Endpoint::direct(replica)), deadline).await
+    }
+}
+
+async fn account(
+    mut client: TokenizerServiceClient<Endpoint>,
+    deadline: Option<Deadline>,
+) -> Result<Vocabulary, Failure> {
+    let answer = client.get_tokenizer_info(request(GetTokenizerInfoRequest {}, deadline)).await;
+    let info = answer.map_err(|status| failure(Peer::Tokenizer, status, |_| None))?.into_inner();
+    Ok(Vocabulary {
+        fingerprint: info.fingerprint,
+        size: info.vocabulary_size,
+        has_chat_template: info.has_chat_template,
+    })
 }
 
 fn wire_message(message: &Message) -> common::ChatMessage {

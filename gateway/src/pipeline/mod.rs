@@ -39,7 +39,7 @@ use crate::{
     inbound::quota::{self, Lease, Quotas, Reservation},
     metrics::Metrics,
     models::{Models, Served},
-    outbound::{Outbound, inference::Generation},
+    outbound::{Outbound, generation::Generation},
     request::{Ask, Options, Prompt, Scope},
 };
 use detokenize::Detokenize;

@@ -19,7 +19,7 @@ use weft_proto::{
 };
 use weft_runtime::{
     BoxError, Context, Process, RuntimeConfig, Services, Tasks,
-    client::{self, ClientConfig, Outgoing, Target},
+    client::{self, ClientConfig, Members, Outgoing, Target},
     config, pipe,
 };
 
@@ -113,6 +113,11 @@ impl Front {
 
     /// With these lines of configuration, ready or not.
     pub(crate) fn starting(config: &str) -> Self {
+        Self::beside(config, &[])
+    }
+
+    /// The same, with more replicas of inference.
+    pub(crate) fn beside(config: &str, more: &[&Running]) -> Self {
         let (tokenizer, inference, safety) = (Tokenizer::default(), Inference::default(), Safety::default());
         let processes = Processes {
             tokenizer: double("tokenizer", tokenizer.services()),
@@ -120,9 +125,14 @@ impl Front {
             safety: double("safety", safety.services()),
         };
         let targets = Targets {
-            tokenizer: Target::Pipe(processes.tokenizer.connector.clone()),
-            inference: Target::Pipe(processes.inference.connector.clone()),
-            safety: Target::Pipe(processes.safety.connector.clone()),
+            tokenizer: Target::Pipe(processes.tokenizer.connector.clone()).into(),
+            inference: Members::Fixed(
+                std::iter::once(&processes.inference)
+                    .chain(more.iter().copied())
+                    .map(|running| Target::Pipe(running.connector.clone()))
+                    .collect(),
+            ),
+            safety: Target::Pipe(processes.safety.connector.clone()).into(),
         };
         let config = parse(config);
         let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets));
@@ -226,6 +236,18 @@ impl Answer {
                 Ok(Some(Event::Delta(delta))) => text.push_str(&delta.text),
                 Ok(other) => panic!("{text:?}, then {other:?} and no error"),
                 Err(status) => return (text, status),
+            }
+        }
+    }
+
+    /// Reads to the end: the text that came.
+    pub(crate) async fn rest(mut self) -> String {
+        let mut text = String::new();
+        loop {
+            match self.event().await.unwrap() {
+                Some(Event::Delta(delta)) => text.push_str(&delta.text),
+                Some(Event::Finished(_)) => return text,
+                other => panic!("{text:?}, then {other:?}"),
             }
         }
     }

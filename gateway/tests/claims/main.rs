@@ -12,6 +12,7 @@ mod embed;
 mod faults;
 mod kserve;
 mod readiness;
+mod replicas;
 mod screening;
 mod telemetry;
 mod validation;

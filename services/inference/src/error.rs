@@ -95,6 +95,9 @@ impl From<EngineError> for Status {
             EngineError::Guide(GuideError::TooComplex { field } | GuideError::DeadEnd { field }) => {
                 status::violation(field, &error.to_string())
             }
+            EngineError::Guide(GuideError::NotFollowed) => {
+                status::violation("resumption.token_ids", &error.to_string())
+            }
             // A request that broke a step may break it on every replica: nothing that invites a retry.
             EngineError::Step(_)
             | EngineError::Sampling(_)

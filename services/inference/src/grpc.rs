@@ -26,6 +26,7 @@ use crate::{
     error::EngineError,
     model::ModelInfo,
     request::{GenerateRequest, Served, check_inputs},
+    resumption::Resumption,
     sampler::{Choice, SamplingRequest},
     stop::Ending,
 };
@@ -94,8 +95,9 @@ impl InferenceService for Inference {
         let constraint = asked.constraint.clone();
         let mut request = asked.check(&self.served, rand::random)?;
         request.adapter = adapters::lease(&self.adapters, adapter_id.as_deref())?;
+        let fingerprint = adapters::fingerprint(&request)?;
         request.grammar = self.grammar(constraint).await?;
-        Ok(Response::new(Tokens::of(self.engine.generate(request, deadline)?)))
+        Ok(Response::new(Tokens::of(self.engine.generate(request, deadline)?, fingerprint)))
     }
 
     async fn embed(
@@ -216,6 +218,7 @@ impl TryFrom<wire::GenerateRequest> for GenerateRequest {
             cache_salt: request.cache_salt,
             continuations: request.n,
             constraint: request.constraint.map(constraint).transpose()?,
+            resumption: request.resumption.map(Into::into),
         })
     }
 }
@@ -239,6 +242,16 @@ fn constraint(constraint: common::Constraint) -> Result<Form, Status> {
     }
 }
 
+impl From<wire::Resumption> for Resumption {
+    fn from(resumption: wire::Resumption) -> Self {
+        Self {
+            said: resumption.token_ids,
+            index: usize::try_from(resumption.index).unwrap_or(usize::MAX),
+            adapter_fingerprint: resumption.adapter_fingerprint,
+        }
+    }
+}
+
 impl From<common::SamplingParams> for SamplingRequest {
     fn from(params: common::SamplingParams) -> Self {
         Self {
@@ -259,6 +272,8 @@ impl From<common::SamplingParams> for SamplingRequest {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     generation: Generation,
+    /// Of the adapter in use.
+    adapter_fingerprint: Option<String>,
     /// Taken from the generation and not sent yet.
     held: VecDeque<Result<Event, EngineError>>,
 }
@@ -267,8 +282,8 @@ pub(crate) struct Tokens {
 const MAX_TOGETHER: usize = 64;
 
 impl Tokens {
-    fn of(generation: Generation) -> Self {
-        Self { generation, held: VecDeque::new() }
+    fn of(generation: Generation, adapter_fingerprint: Option<String>) -> Self {
+        Self { generation, adapter_fingerprint, held: VecDeque::new() }
     }
 
     /// Takes what is there without waiting.
@@ -292,8 +307,13 @@ impl Tokens {
     fn message(&mut self) -> Option<Result<wire::GenerateResponse, Status>> {
         let event = match self.held.pop_front()? {
             Err(error) => return Some(Err(error.into())),
-            Ok(Event::Started { prompt_tokens, seed }) => {
-                WireEvent::Started(wire::Started { prompt_tokens: count(prompt_tokens), seed })
+            Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens }) => {
+                WireEvent::Started(wire::Started {
+                    prompt_tokens: count(prompt_tokens),
+                    seed,
+                    cached_prompt_tokens: count(cached_prompt_tokens),
+                    adapter_fingerprint: self.adapter_fingerprint.take(),
+                })
             }
             Ok(Event::Finished(finished)) => WireEvent::Finished(finished.into()),
             Ok(Event::Prompt(tokens)) => {

@@ -3,7 +3,7 @@
 //!
 //! Map:
 //! - `grpc`: the wire; the only file that names generated types
-//! - `request`: what a caller asks, checked against the model and the limits
+//! - `request`: what a caller asks, checked against the model and the limits; `resumption`: what it has said elsewhere
 //! - `engine`: the thread that owns the model: inbox → schedule → forward → sample → outbox
 //! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request
 //! - `kv_cache`: blocks of the cache, who holds them
@@ -27,6 +27,7 @@ pub mod kv_cache;
 pub mod metrics;
 pub mod model;
 pub mod request;
+pub mod resumption;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;

@@ -6,6 +6,7 @@ use weft_runtime::status::Violations;
 use crate::{
     adapters::Lease,
     constraint::{Form, Grammar},
+    resumption::Resumption,
     sampler::{Defaults, SamplingParams, SamplingRequest},
     sequence::Tenant,
     stop::StopRules,
@@ -74,6 +75,8 @@ pub struct GenerateRequest {
     pub continuations: Option<u32>,
     /// What the output must look like.
     pub constraint: Option<Form>,
+    /// What it has said elsewhere.
+    pub resumption: Option<Resumption>,
 }
 
 /// A generation that can be run.
@@ -101,6 +104,8 @@ pub struct Generate {
     pub grammar: Option<Grammar>,
     /// The adapter to run with.
     pub adapter: Option<Lease>,
+    /// What it has said elsewhere; then it has one continuation.
+    pub resumption: Option<Resumption>,
 }
 
 impl Generate {
@@ -119,6 +124,7 @@ impl Generate {
             continuations: 1,
             grammar: None,
             adapter: None,
+            resumption: None,
         }
     }
 }
@@ -135,6 +141,9 @@ impl GenerateRequest {
         let top_logprobs = check_top("top_logprobs", self.top_logprobs, &mut violations);
         let prompt_top_logprobs = check_top("prompt_top_logprobs", self.prompt_top_logprobs, &mut violations);
         self.check_constraint(served, &mut violations);
+        if let Some(resumption) = &self.resumption {
+            resumption.check(&self, rules.max_tokens(), served, &mut violations);
+        }
         let priority = self.priority.unwrap_or(0);
         violations.require((-MAX_PRIORITY..=MAX_PRIORITY).contains(&priority), "priority", || {
             format!("is {priority}; must be from -{MAX_PRIORITY} to {MAX_PRIORITY}")
@@ -159,6 +168,7 @@ impl GenerateRequest {
             continuations,
             grammar: None,
             adapter: None,
+            resumption: self.resumption,
         })
     }
 
@@ -278,7 +288,7 @@ fn check_length(field: &str, length: usize, longest: usize, violations: &mut Vio
 }
 
 /// Notes the first id that the vocabulary does not have, and how many there are: a long prompt may be wrong throughout.
-fn check_ids(field: &str, ids: &[u32], served: &Served, violations: &mut Violations) {
+pub(crate) fn check_ids(field: &str, ids: &[u32], served: &Served, violations: &mut Violations) {
     let size = served.vocabulary_size;
     let mut unknown = ids.iter().enumerate().filter(|(_, id)| **id as usize >= size);
     let Some((index, id)) = unknown.next() else { return };

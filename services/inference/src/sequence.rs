@@ -109,6 +109,13 @@ impl<T> Sequence<T> {
         self
     }
 
+    /// The same, behind tokens that it has generated elsewhere: they are output, and none of it is charged again.
+    #[must_use]
+    pub fn behind(mut self, said: &[u32]) -> Self {
+        self.tokens.extend_from_slice(said);
+        self
+    }
+
     /// The same, charged to this tenant.
     #[must_use]
     pub fn charged_to(mut self, tenant: Tenant) -> Self {

@@ -3,28 +3,40 @@
 //! A call takes its [`Deadline`](crate::Deadline) from the request's extensions (`deadline.spend(&mut request)`).
 //!
 //! Map: `channel` (the connection and its healing), `connect` (sockets, pipes, TLS), `received` (what a broken answer
-//! becomes), `tied` (dropping an answer ends its request), `replicas` (several of them as one), `breaker` (one that
-//! only fails is left alone), `dns` (who they are).
+//! becomes), `tied` (dropping an answer ends its request), `pool` (several replicas as one), `replica` (one of them),
+//! `balance` (which of them gets a call), `breaker` (one that only fails is left alone), `members` and `dns` (who they
+//! are).
 
+mod balance;
 mod breaker;
 mod channel;
 mod connect;
 mod dns;
+mod members;
+mod pool;
 mod received;
-mod replicas;
+mod replica;
 mod tied;
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::Stream;
 use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer as _, Service, ServiceBuilder, util::BoxCloneSyncService};
 
-use self::{channel::Channel, replicas::Replicas};
+pub use self::{
+    balance::{Balance, Candidate, ReplicaId, Tried, TwoChoices},
+    breaker::BreakerConfig,
+    members::Members,
+    pool::Pool,
+    replica::{Fitness, Replica},
+};
+
+use self::channel::Channel;
 use crate::{
     BoxError, Context,
-    config::{FromConfig, Section, any, between, positive},
+    config::{FromConfig, Rule, Section, any, between, positive},
     layer::{around, deadline, metrics::ToPeer, trace},
     pipe,
     tls::ClientTls,
@@ -35,6 +47,13 @@ use crate::{
 pub enum Target {
     /// `http://host:port` or `https://host:port`.
     Uri(http::Uri),
+    /// One of the addresses behind a name, which stays the peer's name: for TLS, and for whoever routes by it.
+    Resolved {
+        /// `http://name:port` or `https://name:port`.
+        origin: http::Uri,
+        /// Where to connect.
+        address: SocketAddr,
+    },
     /// An in-memory connection: the whole mesh in one process.
     Pipe(pipe::Connector),
 }
@@ -44,6 +63,9 @@ impl Target {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Uri(one), Self::Uri(another)) => one == another,
+            (Self::Resolved { origin: one, address }, Self::Resolved { origin: another, address: same }) => {
+                one == another && address == same
+            }
             (Self::Pipe(one), Self::Pipe(another)) => one.is(another),
             _ => false,
         }
@@ -53,8 +75,9 @@ impl Target {
 /// How calls to a peer are made.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// `address`: where the peer listens, `http://host:port` or `https://host:port`.
-    pub address: http::Uri,
+    /// `address` or `addresses`: where the peer listens, `http://host:port` or `https://host:port`; each of them a
+    /// replica.
+    pub addresses: Vec<http::Uri>,
     /// `connect_timeout`: how long a call may wait for a connection, names and TLS included.
     pub connect_timeout: Duration,
     /// `keepalive_interval`: how often a connection is pinged.
@@ -63,9 +86,11 @@ pub struct ClientConfig {
     pub keepalive_timeout: Duration,
     /// `max_message_bytes`: the largest message that is read. Stubs pass it to `max_decoding_message_size`.
     pub max_message_bytes: usize,
-    /// `resolve_every`: how often the address's name is resolved anew, to balance calls over all replicas behind it.
-    /// Absent: the peer is one place.
+    /// `resolve_every`: how often the name of the one address is resolved anew, to balance calls over all replicas
+    /// behind it. Absent: each address is one place.
     pub resolve_every: Option<Duration>,
+    /// `[….breaker]`: when a replica that only fails is left alone.
+    pub breaker: BreakerConfig,
     /// `[….tls]`: must be there where the address is `https`, and only there.
     pub tls: Option<ClientTls>,
 }
@@ -82,12 +107,13 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 impl Default for ClientConfig {
     fn default() -> Self {
         Self {
-            address: http::Uri::default(),
+            addresses: Vec::new(),
             connect_timeout: CONNECT_TIMEOUT,
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             max_message_bytes: MAX_MESSAGE_BYTES,
             resolve_every: None,
+            breaker: BreakerConfig::default(),
             tls: None,
         }
     }
@@ -96,36 +122,58 @@ impl Default for ClientConfig {
 impl FromConfig for ClientConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
         let config = Self {
-            address: section.required("address", any()),
+            addresses: addresses(section),
             connect_timeout: section.value("connect_timeout", CONNECT_TIMEOUT, positive()),
             keepalive_interval: section.value("keepalive_interval", KEEPALIVE_INTERVAL, positive()),
             keepalive_timeout: section.value("keepalive_timeout", KEEPALIVE_TIMEOUT, positive()),
             max_message_bytes: section.value("max_message_bytes", MAX_MESSAGE_BYTES, between(1024, 1 << 30)),
             resolve_every: section.optional("resolve_every", positive()),
+            breaker: section.section("breaker"),
             tls: section.optional_section("tls"),
         };
-        if let (Some(every), Some(_)) = (config.resolve_every, &config.tls) {
-            let rule =
-                "must not be set beside a [tls]: replicas are called by address, certificates name hosts";
+        if let (Some(every), 2..) = (config.resolve_every, config.addresses.len()) {
+            let rule = "must not be set beside several addresses: it resolves the name of one";
             section.problem("resolve_every", humantime::format_duration(every), rule);
         }
-        match (config.address.scheme_str(), &config.tls) {
-            (Some("https"), None) => {
-                section.problem("address", &config.address, "is https, so must have a [tls] beside it")
+        for address in &config.addresses {
+            match (address.scheme_str(), &config.tls) {
+                (Some("https"), None) => {
+                    section.problem("address", address, "is https, so must have a [tls] beside it")
+                }
+                (Some("http"), Some(_)) => {
+                    section.problem("address", address, "must be https, since there is a [tls]")
+                }
+                _ => {}
             }
-            (Some("http"), Some(_)) => {
-                section.problem("address", &config.address, "must be https, since there is a [tls]")
-            }
-            _ => {}
         }
         config
     }
 }
 
+/// One address, or several.
+fn addresses(section: &mut Section<'_>) -> Vec<http::Uri> {
+    let distinct = |all: &Vec<http::Uri>, _: &[_]| {
+        !all.is_empty() && all.iter().enumerate().all(|(index, one)| !all[..index].contains(one))
+    };
+    let words = "must have at least one address, and none twice".to_owned();
+    match section.optional("addresses", Rule { holds: distinct, bounds: Vec::new(), words }) {
+        Some(several) => {
+            if let Some(one) = section.optional::<http::Uri>("address", any()) {
+                section.problem("address", one, "must not be set beside addresses");
+            }
+            several
+        }
+        None => vec![section.required("address", any())],
+    }
+}
+
 impl ClientConfig {
-    /// The peer at `address`.
-    pub fn target(&self) -> Target {
-        Target::Uri(self.address.clone())
+    /// Who the replicas of the peer are.
+    pub fn members(&self) -> Members {
+        match (self.resolve_every, self.addresses.as_slice()) {
+            (Some(every), [address]) => Members::Named { address: address.clone(), every },
+            (_, addresses) => Members::Fixed(addresses.iter().cloned().map(Target::Uri).collect()),
+        }
     }
 }
 
@@ -146,12 +194,7 @@ pub fn connect(
     target: Target,
     config: &ClientConfig,
 ) -> Result<Outgoing, BoxError> {
-    match (target, config.resolve_every) {
-        (Target::Uri(address), Some(every)) => {
-            Ok(connect_discovered(context, peer, dns::members(address, every), config))
-        }
-        (target, _) => Ok(layered(context, peer, Channel::new(context, peer, target, config)?)),
-    }
+    Ok(layered(context, peer, Channel::new(context, peer, target, config)?))
 }
 
 /// Balances calls over the replicas of `peer`. Each item of `members` is all of them; it is read by a task, whether
@@ -162,7 +205,7 @@ pub fn connect_discovered(
     members: impl Stream<Item = Vec<Target>> + Send + 'static,
     config: &ClientConfig,
 ) -> Outgoing {
-    layered(context, peer, Replicas::discovered(context, peer, members, config))
+    Pool::discovered(context, peer, members, config, Arc::<TwoChoices>::default()).outgoing()
 }
 
 fn layered<S>(context: &Context, peer: &'static str, connection: S) -> Outgoing

@@ -14,6 +14,11 @@ from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub  # noqa: E402
 from weft.inference.v1.inference_pb2_grpc import InferenceServiceStub  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full` makes tests that take a number of rounds take many."""
+    parser.addoption("--full", action="store_true", help="many rounds where a few are the rule")
+
+
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[Mesh]:
     """The real mesh with the default model and Jaeger, on ports of its own."""

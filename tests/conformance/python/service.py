@@ -9,21 +9,33 @@ from types import TracebackType
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from mesh import ROOT, START_LIMIT_S
+from mesh import ROOT, START_LIMIT_S, fetch
 
 
 class Service:
     """A running service; leaving the context stops it."""
 
-    def __init__(self, binaries: Path, name: str, log: Path, **settings: str) -> None:
-        """`settings` override keys of its config, as `model__folder="models/m"`."""
+    def __init__(self, binaries: Path, name: str, log: Path, config: Path | None = None, **settings: str) -> None:
+        """`settings` override keys of its config (the one of the repository), as `model__folder="models/m"`."""
         self.address = f"127.0.0.1:{free_port()}"
+        self._admin = f"127.0.0.1:{free_port()}"
         self._log = log
         self._name = name
-        own = {"server__listen": self.address, "server__admin": f"127.0.0.1:{free_port()}"}
+        own = {"server__listen": self.address, "server__admin": self._admin}
         given = own | {"telemetry__otlp_endpoint": ""} | settings
         self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
-        self._command = [binaries / f"weft-{name}", "--config", ROOT / "deploy" / "config" / f"{name}.toml"]
+        config = config or ROOT / "deploy" / "config" / f"{name}.toml"
+        self._command = [binaries / f"weft-{name}", "--config", config]
+
+    def kill(self) -> None:
+        """`kill -9`: no goodbye. Entering the context again starts it again, at the same address."""
+        self._channel.close()
+        self._process.kill()
+        self._process.wait()
+
+    def page(self, path: str) -> str:
+        """A page of its admin port."""
+        return fetch(f"http://{self._admin}{path}")
 
     def __enter__(self) -> grpc.Channel:
         """A channel to the service, which is ready."""

@@ -97,7 +97,7 @@ impl Call {
     /// Says that it runs.
     pub(crate) async fn start(&mut self) {
         let prompt_tokens = u32::try_from(self.request.prompt_token_ids.len()).unwrap();
-        self.send(Event::Started(Started { prompt_tokens, seed: 42 })).await;
+        self.send(Event::Started(Started { prompt_tokens, seed: 42, ..Started::default() })).await;
     }
 
     /// Generates these tokens, in one message.
@@ -112,6 +112,13 @@ impl Call {
     pub(crate) async fn end(mut self) {
         self.tokens(&[END]).await;
         self.finish(FinishReason::Stop, Some(END)).await;
+    }
+
+    /// Ends it, and then loses its goodbye.
+    pub(crate) async fn finish_and_fail(self, reason: FinishReason, status: Status) {
+        let reply = self.reply.clone();
+        self.finish(reason, None).await;
+        reply.send(Err(status)).await.unwrap();
     }
 
     pub(crate) async fn finish(self, reason: FinishReason, stop_token_id: Option<u32>) {

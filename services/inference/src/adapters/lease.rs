@@ -71,6 +71,11 @@ impl Lease {
         self.0.generation.number
     }
 
+    /// SHA-256 of its weights file.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.0.adapter.fingerprint
+    }
+
     /// What a step carries along.
     pub fn weights(&self) -> &AdapterWeights {
         &self.0.generation.adapter.weights

@@ -72,7 +72,7 @@ impl Grammar {
             let mut parser = factory.create_parser(source(form)?).map_err(|error| unusable(&error))?;
             parser.start_without_prompt();
             let first = compute_mask(&mut parser).map_err(|error| match error {
-                GuideError::Broken(_) => CompileError::Panicked,
+                GuideError::NotFollowed | GuideError::Broken(_) => CompileError::Panicked,
                 GuideError::TooComplex { .. } | GuideError::DeadEnd { .. } => {
                     CompileError::Unusable(format!("allows no output: {error}"))
                 }
@@ -89,6 +89,12 @@ impl Grammar {
     pub(crate) fn guide(&self) -> Guide {
         let Inner { first, field, help, .. } = &*self.inner;
         Guide::new(self.lock().clone(), Arc::clone(first), field, help.clone())
+    }
+
+    /// A guide for a sequence that has said this already. A worker follows it there.
+    pub(crate) fn guide_behind(&self, said: Vec<u32>) -> Guide {
+        let Inner { field, help, .. } = &*self.inner;
+        Guide::behind(self.lock().clone(), said, field, help.clone())
     }
 
     /// Whether so many states were found that sequences to come could run into the limit.

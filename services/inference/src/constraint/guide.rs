@@ -30,6 +30,9 @@ pub enum GuideError {
         /// The field of the request that holds the constraint.
         field: &'static str,
     },
+    /// What a resumed generation is said to have said does not keep to it.
+    #[error("do not keep to the constraint")]
+    NotFollowed,
     /// llguidance broke.
     #[error("the constraint could not be followed: {0}")]
     Broken(String),
@@ -69,7 +72,8 @@ enum State {
     Over,
 }
 
-type Computed = (Box<TokenParser>, Result<Mask, GuideError>);
+/// A parser, and what may come next; no mask where nothing may.
+type Computed = (Box<TokenParser>, Result<Option<Mask>, GuideError>);
 
 impl fmt::Debug for Guide {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,29 +87,49 @@ impl Guide {
         Self { field, help, state: State::Ready(Box::new(parser), first) }
     }
 
+    /// The same behind tokens that were said already: a worker follows `parser` there.
+    pub(super) fn behind(parser: TokenParser, said: Vec<u32>, field: &'static str, help: Help) -> Self {
+        let computing = help.compute(Box::new(parser), said);
+        Self { field, help, state: State::Computing(computing) }
+    }
+
+    /// Whether something may follow what was said. Waits for the worker that follows it.
+    ///
+    /// # Errors
+    /// It does not keep to the grammar, or that cannot be found out.
+    pub(crate) fn caught_up(&mut self) -> Result<Progress, GuideError> {
+        self.receive()?;
+        Ok(if matches!(self.state, State::Over) { Progress::Complete } else { Progress::Goes })
+    }
+
     /// The tokens that may come next. Waits for the worker that computes them.
     ///
     /// # Errors
     /// No token may follow, or that cannot be found out.
     pub(crate) fn mask(&mut self) -> Result<Arc<Mask>, GuideError> {
         self.prepare();
-        if let State::Computing(computed) = &self.state {
-            let began = Instant::now();
-            let computed = computed.recv();
-            self.help.metrics.wait.observe(began.elapsed().as_secs_f64());
-            self.state = State::Over;
-            // A worker that panics drops what it held.
-            let (parser, mask) =
-                computed.map_err(|_| GuideError::Broken("its worker panicked".to_owned()))?;
-            let mask = mask.map_err(|error| error.at(self.field))?;
-            self.state = State::Ready(parser, Arc::new(mask));
-        }
+        self.receive()?;
         match &self.state {
             State::Ready(_, mask) => Ok(Arc::clone(mask)),
             State::Advanced(_) | State::Computing(_) | State::Over => {
                 Err(GuideError::Broken("its state was lost".to_owned()))
             }
         }
+    }
+
+    /// Waits for the worker, where one computes.
+    fn receive(&mut self) -> Result<(), GuideError> {
+        let State::Computing(computed) = &self.state else { return Ok(()) };
+        let began = Instant::now();
+        let computed = computed.recv();
+        self.help.metrics.wait.observe(began.elapsed().as_secs_f64());
+        self.state = State::Over;
+        // A worker that panics drops what it held.
+        let (parser, mask) = computed.map_err(|_| GuideError::Broken("its worker panicked".to_owned()))?;
+        if let Some(mask) = mask.map_err(|error| error.at(self.field))? {
+            self.state = State::Ready(parser, Arc::new(mask));
+        }
+        Ok(())
     }
 
     /// Follows a token of the last mask.
@@ -127,19 +151,20 @@ impl Guide {
     /// Lets a worker compute the next mask, where that has not begun.
     pub(crate) fn prepare(&mut self) {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Advanced(parser) => self.state = State::Computing(self.help.compute(parser)),
+            State::Advanced(parser) => self.state = State::Computing(self.help.compute(parser, Vec::new())),
             other => self.state = other,
         }
     }
 }
 
 impl Help {
-    fn compute(&self, mut parser: Box<TokenParser>) -> Receiver<Computed> {
+    /// Lets a worker follow `said`, and compute what may come next.
+    fn compute(&self, mut parser: Box<TokenParser>, said: Vec<u32>) -> Receiver<Computed> {
         let (sender, receiver) = sync_channel(1);
         let metrics = self.metrics.clone();
         let job = move || {
             let began = Instant::now();
-            let mask = compute_mask(&mut parser);
+            let mask = mask_behind(&mut parser, &said);
             metrics.mask.observe(began.elapsed().as_secs_f64());
             // The sequence may have ended meanwhile.
             let _ = sender.send((parser, mask));
@@ -157,9 +182,24 @@ impl GuideError {
         match self {
             Self::TooComplex { .. } => Self::TooComplex { field },
             Self::DeadEnd { .. } => Self::DeadEnd { field },
-            Self::Broken(words) => Self::Broken(words),
+            other @ (Self::NotFollowed | Self::Broken(_)) => other,
         }
     }
+}
+
+/// The tokens that may come next behind these; none where these are all.
+fn mask_behind(parser: &mut TokenParser, said: &[u32]) -> Result<Option<Mask>, GuideError> {
+    let mut complete = false;
+    for token in said {
+        if complete {
+            return Err(GuideError::NotFollowed);
+        }
+        complete = follow(parser, *token).map_err(|error| match error {
+            GuideError::TooComplex { .. } => error,
+            _ => GuideError::NotFollowed,
+        })?;
+    }
+    if complete { Ok(None) } else { compute_mask(parser).map(Some) }
 }
 
 /// The tokens that may come next.

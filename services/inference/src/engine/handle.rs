@@ -100,7 +100,9 @@ impl EngineHandle {
             let rank = self.door.next_rank(request.priority);
             let prompt_top = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
             let work = Work::of(&request, outbox, place);
+            let said = request.resumption.as_ref().map_or(&[][..], |resumption| &resumption.said);
             let sequence = Sequence::new(rank, Goal::Tokens, request.prompt.clone(), work)
+                .behind(said)
                 .until(deadline)
                 .charged_to(request.tenant.clone())
                 .through(request.adapter.clone())

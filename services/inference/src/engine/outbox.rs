@@ -28,6 +28,8 @@ pub enum Event {
         prompt_tokens: usize,
         /// The seed in use.
         seed: u64,
+        /// Tokens of the prompt that were in the cache already.
+        cached_prompt_tokens: usize,
     },
     /// How likely the next tokens of the prompt were. The very first has nothing to be judged by.
     Prompt(Vec<Choice>),

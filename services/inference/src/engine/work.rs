@@ -50,6 +50,12 @@ pub(super) struct Tokens {
     pub(super) rules: StopRules,
     /// What leads it through its constraint, if it has one.
     pub(super) guide: Option<Guide>,
+    /// Whether its caller knows that it runs.
+    pub(super) started: bool,
+    /// How many tokens it has said elsewhere.
+    pub(super) said_elsewhere: usize,
+    /// The last of them, until it goes on here.
+    pub(super) said_last: Option<u32>,
 }
 
 /// A mean of hidden states in the making.
@@ -99,12 +105,16 @@ impl Work {
     /// The continuation of a request that speaks into `outbox`.
     pub(super) fn of(request: &Generate, outbox: Outbox, place: Place) -> Self {
         let chooser = Chooser::new(request.params.clone(), request.top_logprobs, &request.prompt);
-        let chooser = chooser.of_continuation(outbox.index);
+        let resumption = request.resumption.clone().unwrap_or_default();
+        let chooser = chooser.of_continuation(outbox.index + resumption.index).behind(&resumption.said);
         // The first tells of the prompt, for all.
         let told = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
         let prompt = told.map(|_| PromptScores::of(&request.prompt));
-        let guide = request.grammar.as_ref().map(Grammar::guide);
-        let tokens = Tokens { outbox, prompt, chooser, rules: request.rules.clone(), guide };
+        let (said_elsewhere, said_last) = (resumption.said.len(), resumption.said.last().copied());
+        let guide = request.grammar.as_ref().map(|grammar| guide(grammar, resumption.said));
+        let rules = request.rules.clone();
+        let tokens =
+            Tokens { outbox, prompt, chooser, rules, guide, started: false, said_elsewhere, said_last };
         let answer = Answer::Tokens(Box::new(tokens));
         Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
     }
@@ -117,6 +127,11 @@ impl Work {
             Answer::Scores(scoring) => scoring.reply(Err(error)),
         };
     }
+}
+
+/// What leads through a grammar, behind what was said elsewhere.
+fn guide(grammar: &Grammar, said: Vec<u32>) -> Guide {
+    if said.is_empty() { grammar.guide() } else { grammar.guide_behind(said) }
 }
 
 /// Does with a sequence what the step has given it. Answers how it ended, if it did.
@@ -173,24 +188,19 @@ impl Tokens {
         timeline: &mut Timeline,
         hands: &mut Hands<'_>,
     ) -> (Option<u32>, Option<Outcome>) {
-        let (choice, progress) = match self.choose(logits, seen, hands.sampler) {
-            Ok(chosen) => chosen,
-            Err(error) => {
-                let outcome = match error {
-                    EngineError::Guide(_) => Outcome::ConstraintFailed,
-                    _ => Outcome::UnusableOutput,
-                };
-                self.outbox.send(Err(error));
-                return (None, Some(outcome));
+        let chosen = match self.ended_elsewhere(seen) {
+            Ok(None) => self.choose(logits, seen, hands.sampler),
+            Ok(Some(ending)) => {
+                self.start(seen, timeline, hands);
+                return (None, Some(self.finish(ending, seen, timeline, hands)));
             }
+            Err(error) => Err(error),
         };
-        if seen.generated == 0 {
-            let waited = timeline.first_token(hands.now, hands.model, seen.cached_prompt_tokens);
-            hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
-            let (prompt_tokens, seed) = (seen.prompt_tokens, self.chooser.seed());
-            self.outbox.send(Ok(Event::Started { prompt_tokens, seed }));
-            self.prompt.take().into_iter().for_each(|prompt| prompt.tell(&self.outbox));
-        }
+        let (choice, progress) = match chosen {
+            Ok(chosen) => chosen,
+            Err(error) => return (None, Some(self.give_up(error))),
+        };
+        self.start(seen, timeline, hands);
         let (token, generated) = (choice.token, seen.generated + 1);
         let index = self.outbox.index;
         let listens = self.outbox.send(Ok(Event::Token { index, choice }));
@@ -204,6 +214,36 @@ impl Tokens {
             None => Some(Outcome::Aborted),
         };
         (Some(token), outcome)
+    }
+
+    /// How it has ended where it was said before, if it goes on here and had.
+    fn ended_elsewhere(&mut self, seen: Seen) -> Result<Option<Ending>, EngineError> {
+        let Some(last) = self.said_last.take() else { return Ok(None) };
+        let progress = self.guide.as_mut().map_or(Ok(Progress::Goes), Guide::caught_up)?;
+        Ok(self.ending(last, seen.generated, progress))
+    }
+
+    /// Says that it runs, and what its prompt is like, with its first token here.
+    fn start(&mut self, seen: Seen, timeline: &mut Timeline, hands: &Hands<'_>) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
+        let Seen { prompt_tokens, cached_prompt_tokens, .. } = seen;
+        let waited = timeline.first_token(hands.now, hands.model, cached_prompt_tokens);
+        hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
+        let seed = self.chooser.seed();
+        self.outbox.send(Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens }));
+        self.prompt.take().into_iter().for_each(|prompt| prompt.tell(&self.outbox));
+    }
+
+    /// Says why it cannot go on.
+    fn give_up(&self, error: EngineError) -> Outcome {
+        let outcome = match error {
+            EngineError::Guide(_) => Outcome::ConstraintFailed,
+            _ => Outcome::UnusableOutput,
+        };
+        self.outbox.send(Err(error));
+        outcome
     }
 
     /// Chooses the next token and follows it through the constraint: what cannot be followed is not handed out.
@@ -238,11 +278,12 @@ impl Tokens {
             Ending::Stop(_) | Ending::Complete => (Outcome::Stop, "stop"),
             Ending::Length => (Outcome::Length, "length"),
         };
-        let timings = timeline.finish(hands.now, seen.preemptions, seen.generated, reason);
+        let here = seen.generated - self.said_elsewhere;
+        let timings = timeline.finish(hands.now, seen.preemptions, here, reason);
         hands.metrics.prefill_time.observe(timings.prefill.as_secs_f64());
         hands.metrics.decode_time.observe(timings.decode.as_secs_f64());
-        if seen.generated > 1 {
-            let each = timings.decode.as_secs_f64() / (seen.generated - 1) as f64;
+        if here > 1 {
+            let each = timings.decode.as_secs_f64() / (here - 1) as f64;
             hands.metrics.time_per_output_token.observe(each);
         }
         self.outbox.send(Ok(Event::Finished(Finished {

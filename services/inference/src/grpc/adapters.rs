@@ -1,10 +1,14 @@
 //! Adapters on the wire.
 
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use weft_proto::inference::v1 as wire;
+use weft_runtime::status;
 
 use super::count;
-use crate::adapters::{Adapters, Lease, Standing};
+use crate::{
+    adapters::{Adapters, Lease, Standing},
+    request::Generate,
+};
 
 /// Loads or replaces one.
 pub(super) async fn load(
@@ -34,6 +38,20 @@ pub(super) fn list(adapters: &Adapters) -> Vec<wire::Adapter> {
 /// The one that a request names, if it names one.
 pub(super) fn lease(adapters: &Adapters, id: Option<&str>) -> Result<Option<Lease>, Status> {
     Ok(id.map(|id| adapters.lease(id)).transpose()?)
+}
+
+/// What tells the adapter of a request from others that had or will have its name.
+///
+/// # Errors
+/// The request goes on with a generation that went through another.
+pub(super) fn fingerprint(request: &Generate) -> Result<Option<String>, Status> {
+    let own = request.adapter.as_ref().map(Lease::fingerprint);
+    let before = request.resumption.as_ref().and_then(|resumption| resumption.adapter_fingerprint.as_deref());
+    if before.is_some() && before != own {
+        let message = "`resumption.adapter_fingerprint` is not that of the adapter that is loaded now";
+        return Err(status::with_reason(Code::FailedPrecondition, "ADAPTER_REPLACED", message));
+    }
+    Ok(own.map(str::to_owned))
 }
 
 impl From<Standing> for wire::Adapter {

@@ -91,7 +91,7 @@ async fn what_gathers_while_the_reader_is_slow_travels_together() {
     let served = crate::request::tests::served();
     let generation = service.engine.generate(request.check(&served, || 1).unwrap(), None).unwrap();
     service.engine.idle().await;
-    let messages: Vec<_> = Tokens::of(generation).map(Result::unwrap).collect().await;
+    let messages: Vec<_> = Tokens::of(generation, None).map(Result::unwrap).collect().await;
     assert_eq!(messages.len(), 3, "one Started, one Tokens, one Finished");
 }
 
@@ -386,4 +386,65 @@ async fn a_salt_that_is_too_long_and_more_continuations_than_are_served_are_refu
         said,
         [("cache_salt", "has 129 bytes; must have at most 128"), ("n", "is 5; must be from 1 to 4")]
     );
+}
+
+#[tokio::test]
+async fn a_resumption_goes_on_behind_what_was_said_and_its_usage_counts_all() {
+    let mut service = service().await;
+    let sampling = common::SamplingParams { seed: Some(7), ..Default::default() };
+    let resumption = wire::Resumption { token_ids: SCRIPT[..3].to_vec(), ..Default::default() };
+    let request =
+        wire::GenerateRequest { sampling: Some(sampling), resumption: Some(resumption), ..prompt(&[1, 2]) };
+    let mut stream = service.client.generate(request).await.unwrap().into_inner();
+    let (mut ids, mut usage) = (Vec::new(), None);
+    while let Some(message) = stream.next().await {
+        match message.unwrap().event.unwrap() {
+            WireEvent::Tokens(tokens) => ids.extend(tokens.tokens.iter().map(|token| token.id)),
+            WireEvent::Finished(finished) => usage = finished.usage,
+            WireEvent::Started(started) => assert_eq!((started.prompt_tokens, started.seed), (2, 7)),
+            WireEvent::PromptLogprobs(_) => panic!("nobody asked for them"),
+        }
+    }
+    assert_eq!(ids, [14, 15, END]);
+    let usage = usage.unwrap();
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (2, 6));
+}
+
+#[tokio::test]
+async fn a_resumption_that_cannot_be_one_is_refused_with_every_reason() {
+    let mut service = service().await;
+    let resumption = wire::Resumption { token_ids: vec![1, 2, 50], index: 99, ..Default::default() };
+    let request = wire::GenerateRequest {
+        resumption: Some(resumption.clone()),
+        stop: Some(common::StopConditions { max_tokens: Some(2), ..Default::default() }),
+        prompt_top_logprobs: Some(1),
+        n: Some(2),
+        ..prompt(&[1])
+    };
+    let status = refusal(&mut service, request).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let named: Vec<String> = status
+        .get_details_bad_request()
+        .unwrap()
+        .field_violations
+        .into_iter()
+        .map(|violation| violation.field)
+        .collect();
+    let expected = [
+        "resumption.token_ids",
+        "resumption.token_ids[2]",
+        "resumption.index",
+        "sampling.seed",
+        "n",
+        "prompt_top_logprobs",
+    ];
+    assert_eq!(named, expected);
+    let resumption =
+        wire::Resumption { adapter_fingerprint: Some("another".to_owned()), ..Default::default() };
+    let sampling = common::SamplingParams { seed: Some(7), ..Default::default() };
+    let request =
+        wire::GenerateRequest { sampling: Some(sampling), resumption: Some(resumption), ..prompt(&[1]) };
+    let status = refusal(&mut service, request).await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(weft_runtime::status::reason_of(&status).as_deref(), Some("ADAPTER_REPLACED"));
 }

@@ -74,6 +74,13 @@ impl Chooser {
         self
     }
 
+    /// The same for a sequence that has said this already.
+    #[must_use]
+    pub fn behind(mut self, said: &[u32]) -> Self {
+        said.iter().for_each(|token| self.said.note(*token));
+        self
+    }
+
     /// The seed in use.
     pub fn seed(&self) -> u64 {
         self.params.seed

@@ -21,7 +21,7 @@ impl Way {
     /// An address without a scheme of ours or without a host; TLS files that are not usable.
     pub(super) fn to(target: Target, config: &ClientConfig) -> Result<Self, BoxError> {
         let origin = match &target {
-            Target::Uri(uri) => origin(uri)?,
+            Target::Uri(uri) | Target::Resolved { origin: uri, .. } => origin(uri)?,
             Target::Pipe(_) => http::Uri::from_static("http://pipe"),
         };
         let tls = config.tls.clone().map(|files| ClientIdentity::load(files, host(&origin)));
@@ -40,11 +40,8 @@ impl Way {
     async fn open_plain(&self) -> Result<Box<dyn Connection>, BoxError> {
         match &self.target {
             Target::Pipe(connector) => Ok(Box::new(connector.connect()?)),
-            Target::Uri(_) => {
-                let socket = TcpStream::connect((host(&self.origin), self.port())).await?;
-                socket.set_nodelay(true)?;
-                Ok(Box::new(socket))
-            }
+            Target::Uri(_) => plain(TcpStream::connect((host(&self.origin), self.port())).await?),
+            Target::Resolved { address, .. } => plain(TcpStream::connect(address).await?),
         }
     }
 
@@ -52,6 +49,7 @@ impl Way {
     pub(super) fn address(&self) -> String {
         match &self.target {
             Target::Uri(uri) => uri.authority().map(ToString::to_string).unwrap_or_default(),
+            Target::Resolved { address, .. } => address.to_string(),
             Target::Pipe(_) => "a pipe".to_owned(),
         }
     }
@@ -59,6 +57,11 @@ impl Way {
     fn port(&self) -> u16 {
         self.origin.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 })
     }
+}
+
+fn plain(socket: TcpStream) -> Result<Box<dyn Connection>, BoxError> {
+    socket.set_nodelay(true)?;
+    Ok(Box::new(socket))
 }
 
 /// Without the brackets of an IPv6 address.

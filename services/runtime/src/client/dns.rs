@@ -26,14 +26,13 @@ pub(super) fn members(address: http::Uri, every: Duration) -> impl Stream<Item =
 
 async fn resolve(address: &http::Uri) -> std::io::Result<Vec<Target>> {
     let host = address.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let found = lookup_host((host, address.port_u16().unwrap_or(80))).await?;
+    let port = address.port_u16().unwrap_or(if address.scheme_str() == Some("https") { 443 } else { 80 });
+    let found = lookup_host((host, port)).await?;
     let mut found: Vec<SocketAddr> = found.collect();
     found.sort_unstable();
     found.dedup();
-    Ok(found
-        .into_iter()
-        .filter_map(|socket| format!("http://{socket}").parse().ok().map(Target::Uri))
-        .collect())
+    let origin = |socket| Target::Resolved { origin: address.clone(), address: socket };
+    Ok(found.into_iter().map(origin).collect())
 }
 
 #[cfg(test)]
@@ -47,7 +46,10 @@ mod tests {
         let mut members =
             std::pin::pin!(members("http://localhost:50061".parse().unwrap(), Duration::from_secs(1)));
         let found = members.next().await.unwrap();
-        let loopback = Target::Uri("http://127.0.0.1:50061".parse().unwrap());
+        let loopback = Target::Resolved {
+            origin: "http://localhost:50061".parse().unwrap(),
+            address: "127.0.0.1:50061".parse().unwrap(),
+        };
         assert!(found.iter().any(|target| target.is(&loopback)), "{found:?}");
     }
 }

@@ -44,6 +44,21 @@ struct ReplicasLabels {
     peer: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReplicaLabels {
+    peer: &'static str,
+    replica: String,
+}
+
+/// What is told of one replica.
+#[derive(Clone, Debug)]
+pub(crate) struct ReplicaGauges {
+    /// Calls to it that have not ended.
+    pub(crate) in_flight: Gauge,
+    /// 1 where it was found to be well, else 0.
+    pub(crate) fit: Gauge,
+}
+
 /// Calls that this process serves.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
@@ -59,6 +74,8 @@ pub(crate) struct Outgoing {
     seconds: Family<PeerLabels, Histogram, fn() -> Histogram>,
     replicas: Family<ReplicasLabels, Gauge>,
     breakers_open: Family<ReplicasLabels, Gauge>,
+    replica_in_flight: Family<ReplicaLabels, Gauge>,
+    replica_fit: Family<ReplicaLabels, Gauge>,
 }
 
 /// Calls that this process makes to one peer.
@@ -118,6 +135,8 @@ impl Outgoing {
             seconds: Family::new_with_constructor(seconds),
             replicas: Family::default(),
             breakers_open: Family::default(),
+            replica_in_flight: Family::default(),
+            replica_fit: Family::default(),
         };
         metrics.register(|registry| {
             let help = "Calls made, by peer, method and code";
@@ -128,6 +147,10 @@ impl Outgoing {
             registry.register("weft_rpc_client_replicas", help, this.replicas.clone());
             let help = "Replicas of a peer that are left alone because they only fail";
             registry.register("weft_rpc_client_breakers_open", help, this.breakers_open.clone());
+            let help = "Calls to a replica that have not ended";
+            registry.register("weft_rpc_client_replica_in_flight", help, this.replica_in_flight.clone());
+            let help = "Whether a replica was found to be well (1) or not, or not yet (0)";
+            registry.register("weft_rpc_client_replica_fit", help, this.replica_fit.clone());
         });
         this
     }
@@ -135,6 +158,22 @@ impl Outgoing {
     /// How many replicas of a peer are left alone.
     pub(crate) fn breakers_open(&self, peer: &'static str) -> Gauge {
         self.breakers_open.get_or_create_owned(&ReplicasLabels { peer })
+    }
+
+    /// What is told of a replica.
+    pub(crate) fn replica(&self, peer: &'static str, replica: &str) -> ReplicaGauges {
+        let labels = ReplicaLabels { peer, replica: replica.to_owned() };
+        ReplicaGauges {
+            in_flight: self.replica_in_flight.get_or_create_owned(&labels),
+            fit: self.replica_fit.get_or_create_owned(&labels),
+        }
+    }
+
+    /// Nothing is told of this replica any more.
+    pub(crate) fn forget_replica(&self, peer: &'static str, replica: &str) {
+        let labels = ReplicaLabels { peer, replica: replica.to_owned() };
+        self.replica_in_flight.remove(&labels);
+        self.replica_fit.remove(&labels);
     }
 
     /// So many replicas of a peer are known.

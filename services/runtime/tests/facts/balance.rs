@@ -2,7 +2,7 @@
 
 use futures::{StreamExt as _, channel::mpsc};
 use tonic::Code;
-use weft_runtime::client::{self, ClientConfig, Target};
+use weft_runtime::client::{self, ClientConfig, Fitness, Members, Pool, Replica, Target, Tried, TwoChoices};
 
 use crate::support::{Client, STALL, Served, caller, encode, metric, scripts, text};
 
@@ -105,4 +105,67 @@ async fn a_replica_that_fails_at_once_does_not_draw_the_calls() {
     assert_eq!(metric(&balanced.context, "weft_rpc_client_breakers_open{"), 0.0);
     assert!(balanced.in_flight(0) >= 15.0, "{} streams on the replica that came back", balanced.in_flight(0));
     futures::stream::iter(streams).for_each(|stream| async { drop(stream) }).await;
+}
+
+/// A fixed list of two.
+async fn pool() -> (Pool, [Served; 2]) {
+    let replicas = [Served::new().await, Served::new().await];
+    let targets = replicas.iter().map(|served| Target::Pipe(served.connector.clone())).collect();
+    let (config, policy) = (ClientConfig::default(), std::sync::Arc::<TwoChoices>::default());
+    let pool = Pool::new(&caller(), "tokenizer", Members::Fixed(targets), &config, policy).unwrap();
+    (pool, replicas)
+}
+
+fn answered(served: &Served) -> f64 {
+    let page = served.context.metrics.encode();
+    let counts = page.lines().filter(|line| line.starts_with("weft_rpc_server_calls_total"));
+    counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Makes some calls, and tells how many of them each replica has answered.
+async fn spread(pool: &Pool, replicas: &[Served; 2]) -> [f64; 2] {
+    let before = [0, 1].map(|which| answered(&replicas[which]));
+    for _ in 0..20 {
+        Client::new(pool.outgoing()).encode(encode("a")).await.unwrap();
+    }
+    [0, 1].map(|which| answered(&replicas[which]) - before[which])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_nobody_has_looked_at_gets_no_calls_beside_one_that_is_fit() {
+    let (pool, replicas) = pool().await;
+    let all = pool.replicas();
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "nobody looks, so all are used");
+    pool.set_fitness(&all[1], Fitness::Fit);
+    assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
+    pool.set_fitness(&all[0], Fitness::Fit);
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "both are fit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_ill_is_used_where_no_other_is_and_a_foreign_one_never() {
+    let (pool, replicas) = pool().await;
+    let all: [Replica; 2] = pool.replicas().try_into().unwrap();
+    pool.set_fitness(&all[0], Fitness::Ill);
+    pool.set_fitness(&all[1], Fitness::Foreign);
+    assert_eq!(spread(&pool, &replicas).await, [20.0, 0.0]);
+    pool.set_fitness(&all[0], Fitness::Foreign);
+    let status = Client::new(pool.outgoing()).encode(encode("a")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("none of the 2 replicas of tokenizer"), "{}", status.message());
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_of_one_call_go_to_one_replica_after_another() {
+    let (pool, replicas) = pool().await;
+    for _ in 0..10 {
+        let before = [0, 1].map(|which| answered(&replicas[which]));
+        let tried = Tried::default();
+        for _ in 0..2 {
+            let mut request = tonic::Request::new(encode("a"));
+            request.extensions_mut().insert(tried.clone());
+            Client::new(pool.outgoing()).encode(request).await.unwrap();
+        }
+        assert_eq!([0, 1].map(|which| answered(&replicas[which]) - before[which]), [1.0, 1.0]);
+    }
 }

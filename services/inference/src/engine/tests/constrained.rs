@@ -31,14 +31,14 @@ fn compiler(context: &Context) -> (tempfile::TempDir, Compiler) {
 }
 
 /// Made on a runtime that is gone when the engine is stepped: a task may only look so often without waiting.
-fn grammar(regex: &str) -> Grammar {
+pub(super) fn grammar(regex: &str) -> Grammar {
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
     let (_folder, compiler) = compiler(&context);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(compiler.grammar(Form::Regex(regex.to_owned()))).unwrap()
 }
 
-fn keeping_to(grammar: &Grammar, request: Generate) -> Generate {
+pub(super) fn keeping_to(grammar: &Grammar, request: Generate) -> Generate {
     let rules = StopRules::new(request.rules.max_tokens(), 0, vec![END]);
     Generate { grammar: Some(grammar.clone()), rules, ..request }
 }

@@ -4,6 +4,7 @@ mod claims;
 mod constrained;
 mod failures;
 mod prefix;
+mod resumption;
 mod sameness;
 mod scores;
 mod threads;

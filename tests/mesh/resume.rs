@@ -1,0 +1,194 @@
+//! A replica of inference dies under an answer, and the answer goes on at the other: the caller sees a pause and nothing
+//! else.
+
+use tonic::Code;
+use weft_proto::{
+    common::v1::{Constraint, SamplingParams, StopConditions, constraint::Form},
+    gateway::v1::{ChatRequest, GenerationOptions},
+};
+use weft_tests::{
+    Answer, Brain, Mesh, Room,
+    caller::{chat, collect, greedy},
+    mesh::Plan,
+};
+
+use crate::soon;
+
+const REPLICAS: [Room; 2] = [Room::Inference, Room::Spare];
+
+/// How the replica is lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// Only its connection.
+    Cut,
+    /// Itself, without a word.
+    Kill,
+}
+
+async fn replicated(brain: Brain, gateway: &str) -> Mesh {
+    let gateway = gateway.to_owned();
+    let inference = "[kv_cache]\nprefix_caching = false\n".to_owned();
+    let plan = Plan { brain, inference, gateway, runtime: Default::default() };
+    soon("the start", Mesh::replicated(plan)).await
+}
+
+/// Sampled, with everything that depends on what was said before.
+fn demanding(max_tokens: u32) -> ChatRequest {
+    let sampling = SamplingParams {
+        temperature: Some(0.9),
+        top_k: Some(50),
+        seed: Some(7),
+        repetition_penalty: Some(1.2),
+        frequency_penalty: Some(0.5),
+        presence_penalty: Some(0.3),
+        ..SamplingParams::default()
+    };
+    let stop = StopConditions { max_tokens: Some(max_tokens), min_tokens: Some(6), ..Default::default() };
+    let options = GenerationOptions {
+        sampling: Some(sampling),
+        stop: Some(stop),
+        top_logprobs: Some(2),
+        ..GenerationOptions::default()
+    };
+    chat("Go on.", options)
+}
+
+/// Asks, loses the replica that answers after `steps` of the engine, and returns the answer and who was lost.
+async fn disturbed(mesh: &mut Mesh, request: ChatRequest, steps: usize, loss: Loss) -> (Answer, Room) {
+    let gates = REPLICAS.map(|room| mesh.hands_of(room).controls().gate);
+    gates.iter().for_each(|gate| {
+        gate.close();
+        gate.admit(steps);
+    });
+    let caller = mesh.caller();
+    let stream = soon("the beginning", caller.stream(request)).await.unwrap();
+    let answering = soon(
+        "a replica at its gate",
+        futures::future::select_all(gates.iter().map(|gate| Box::pin(gate.held()))),
+    )
+    .await
+    .1;
+    let lost = REPLICAS[answering];
+    match loss {
+        Loss::Cut => mesh.connector(lost).cut(),
+        Loss::Kill => mesh.kill(lost),
+    }
+    gates.iter().for_each(|gate| gate.open());
+    (soon("the rest", collect(stream)).await.unwrap(), lost)
+}
+
+/// All that a caller may compare: the request's id is its own.
+fn told(answer: Answer) -> Answer {
+    let mut answer = answer;
+    answer.started.request_id.clear();
+    // How text and tokens are cut into messages depends on how fast they come.
+    let tokens = answer.deltas.drain(..).flat_map(|delta| delta.tokens).collect::<Vec<_>>();
+    answer.deltas.push(weft_proto::gateway::v1::TextDelta { tokens, ..Default::default() });
+    answer
+}
+
+async fn resumptions(mesh: &Mesh) -> f64 {
+    let page = mesh.context(Room::Gateway).metrics.encode();
+    let line =
+        page.lines().find(|line| line.starts_with("weft_gateway_resumptions_total{outcome=\"resumed\"}"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_at_the_other_replica_after_any_of_its_tokens() {
+    let mut mesh = replicated(Brain::Unsure, "").await;
+    let mut greedy_options = greedy(24);
+    greedy_options.stop.get_or_insert_default().ignore_eos = true;
+    // It decides nothing, but it is told.
+    greedy_options.sampling.get_or_insert_default().seed = Some(7);
+    for request in [demanding(24), chat("Go on.", greedy_options)] {
+        let whole = soon("an answer", mesh.caller().answer(request.clone())).await.unwrap();
+        let whole = told(whole);
+        assert_eq!(whole.completion_tokens(), 24);
+        for steps in [1, 2, 3, 7, 12, 22, 23] {
+            let before = resumptions(&mesh).await;
+            let (answer, _) = disturbed(&mut mesh, request.clone(), steps, Loss::Cut).await;
+            assert_eq!(told(answer), whole, "after {steps} steps");
+            assert_eq!(resumptions(&mesh).await, before + 1.0, "after {steps} steps");
+        }
+    }
+    for room in REPLICAS {
+        soon("freeing", mesh.engine_of(room).idle()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_replica_is_replaced_and_used_again_when_it_is_back() {
+    let mut mesh = replicated(Brain::Unsure, "").await;
+    let whole = told(soon("an answer", mesh.caller().answer(demanding(16))).await.unwrap());
+    for steps in [4, 9, 14] {
+        let (answer, lost) = disturbed(&mut mesh, demanding(16), steps, Loss::Kill).await;
+        assert_eq!(told(answer), whole, "after {steps} steps");
+        mesh.revive(lost);
+        soon("recovery", mesh.ready()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn structured_output_goes_on_where_it_stood_in_its_grammar() {
+    let mut mesh = replicated(Brain::Unsure, "").await;
+    let form = Form::Regex("[a-f]{4,12}-[0-9]{4,12}(x|yz){1,5}".to_owned());
+    let mut request = demanding(60);
+    let options = request.options.get_or_insert_default();
+    options.constraint = Some(Constraint { form: Some(form) });
+    let whole = told(soon("an answer", mesh.caller().answer(request.clone())).await.unwrap());
+    let tokens = whole.completion_tokens() as usize;
+    for steps in [1, tokens / 2, tokens - 1] {
+        let (answer, _) = disturbed(&mut mesh, request.clone(), steps, Loss::Cut).await;
+        assert_eq!(told(answer), whole, "after {steps} of {tokens} steps");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filter_sees_one_text_whoever_says_it() {
+    // "Mail jane.roe@example.com today", cut within the address, which the default policy redacts.
+    let script = soon("the ids", ids("Mail jane.roe@example.com today.")).await;
+    let mut mesh = replicated(Brain::Saying(script.clone()), "").await;
+    let mut options = greedy(64);
+    options.sampling.get_or_insert_default().seed = Some(7);
+    let request = || chat("Whom?", options.clone());
+    let whole = told(soon("an answer", mesh.caller().answer(request())).await.unwrap());
+    assert!(!whole.text.contains("example.com") && whole.text.contains("today"), "{}", whole.text);
+    for steps in 1..script.len() {
+        let (answer, _) = disturbed(&mut mesh, request(), steps, Loss::Cut).await;
+        assert_eq!(told(answer), whole, "after {steps} steps");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_it_is_switched_off_the_loss_is_the_callers() {
+    let mut mesh = replicated(Brain::Unsure, "[resume]\nenabled = false\n").await;
+    let gates = REPLICAS.map(|room| mesh.hands_of(room).controls().gate);
+    gates.iter().for_each(|gate| {
+        gate.close();
+        gate.admit(3);
+    });
+    let stream = soon("the beginning", mesh.caller().stream(demanding(24))).await.unwrap();
+    for room in REPLICAS {
+        mesh.kill(room);
+    }
+    let status = soon("the loss", collect(stream)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    gates.iter().for_each(|gate| gate.open());
+}
+
+/// What the tokenizer of every mesh makes of a text.
+async fn ids(text: &str) -> Vec<u32> {
+    use weft_proto::tokenizer::v1::{EncodeRequest, tokenizer_service_client::TokenizerServiceClient};
+    let mut mesh = Mesh::unstarted(Plan {
+        brain: Brain::Endless,
+        inference: String::new(),
+        gateway: String::new(),
+        runtime: Default::default(),
+    });
+    mesh.revive(Room::Tokenizer);
+    mesh.context(Room::Tokenizer).health.serving().await;
+    let channel = weft_tests::caller::channel(mesh.connector(Room::Tokenizer).clone());
+    let request = EncodeRequest { text: text.to_owned(), add_special_tokens: Some(false) };
+    TokenizerServiceClient::new(channel).encode(request).await.unwrap().into_inner().token_ids
+}
