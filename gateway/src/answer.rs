@@ -12,6 +12,16 @@ pub(crate) struct Started {
     pub(crate) model: String,
     pub(crate) prompt_tokens: u32,
     pub(crate) seed: u64,
+    /// The prompt as the model was given it, if it was asked for.
+    pub(crate) echo: Option<Echo>,
+}
+
+/// A prompt as the model was given it.
+#[derive(Clone, Debug)]
+pub(crate) struct Echo {
+    pub(crate) text: String,
+    /// Its tokens, if log-probabilities were asked for. The first, which nothing precedes, has none.
+    pub(crate) tokens: Vec<Token>,
 }
 
 /// What a caller sees after [`Started`].
@@ -19,17 +29,31 @@ pub(crate) struct Started {
 pub(crate) enum Event {
     /// Text that was checked and is final.
     Delta {
+        /// Which of the answers it belongs to.
+        index: u32,
         text: String,
         /// The tokens whose text became final with it, if log-probabilities were asked for.
         tokens: Vec<Token>,
     },
-    /// The end; nothing follows.
+    /// The end of an answer; nothing follows of it.
     Finished(Finished),
+}
+
+impl Event {
+    /// Which of the answers it belongs to.
+    pub(crate) fn index(&self) -> u32 {
+        match self {
+            Self::Delta { index, .. } => *index,
+            Self::Finished(finished) => finished.index,
+        }
+    }
 }
 
 /// How an answer ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
+    /// Which of the answers.
+    pub(crate) index: u32,
     pub(crate) reason: FinishReason,
     pub(crate) stop_string: Option<String>,
     pub(crate) usage: Usage,
@@ -65,6 +89,14 @@ pub(crate) struct Usage {
     pub(crate) prompt: u32,
     pub(crate) completion: u32,
     pub(crate) cached_prompt: u32,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, more: Self) {
+        self.prompt = self.prompt.saturating_add(more.prompt);
+        self.completion = self.completion.saturating_add(more.completion);
+        self.cached_prompt = self.cached_prompt.saturating_add(more.cached_prompt);
+    }
 }
 
 /// A generated token and how likely it was.

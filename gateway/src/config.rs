@@ -29,6 +29,8 @@ pub struct Config {
     pub(crate) auth: AuthConfig,
     /// `[quota]`: how much a tenant may use.
     pub(crate) quota: QuotaConfig,
+    /// `[http]`: the door for OpenAI's HTTP API.
+    pub(crate) http: crate::http::config::Http,
     /// `[admission]`: how much is let in.
     pub(crate) admission: Admission,
     /// `[limits]`: how large a request may be.
@@ -57,6 +59,7 @@ impl FromConfig for Config {
             safety: section.section("safety"),
             auth: section.section("auth"),
             quota: section.section("quota"),
+            http: section.section("http"),
             admission: section.section("admission"),
             limits: section.section("limits"),
             safety_filter: section.section("safety_filter"),
@@ -102,6 +105,10 @@ pub(crate) struct Limits {
     pub(crate) max_stop_strings: usize,
     /// Bytes of one stop string.
     pub(crate) max_stop_string_bytes: usize,
+    /// Prompts in one request of the HTTP API.
+    pub(crate) max_prompts: usize,
+    /// Answers to one prompt.
+    pub(crate) max_answers: u32,
     /// Texts in one Embed.
     pub(crate) max_embed_inputs: usize,
 }
@@ -115,6 +122,9 @@ impl FromConfig for Limits {
             // The contract's own bounds: a deployment may be stricter, never laxer.
             max_stop_strings: section.value("max_stop_strings", 16, between(0, 16)),
             max_stop_string_bytes: section.value("max_stop_string_bytes", 256, between(1, 256)),
+            max_prompts: section.value("max_prompts", 64, between(1, 1_024)),
+            // Each has its own stages and calls here, and its own place in inference's batch.
+            max_answers: section.value("max_answers", 16, between(1, 128)),
             max_embed_inputs: section.value("max_embed_inputs", 256, between(1, 256)),
         }
     }

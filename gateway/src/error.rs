@@ -55,6 +55,10 @@ pub(crate) enum Error {
     #[error("`model` is {model:?}; this gateway serves {served}")]
     UnknownModel { model: String, served: String },
 
+    /// A policy that the safety filter does not have.
+    #[error("`model` is {policy:?}; the safety filter's policies are {known}")]
+    UnknownPolicy { policy: String, known: String },
+
     /// The safety policy refuses inputs, and the method's answer has no place to say so.
     #[error("the safety policy refuses {inputs}: {categories}")]
     Blocked { inputs: String, categories: String },
@@ -89,7 +93,7 @@ impl Error {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Refused(status) => status.code(),
-            Self::UnknownModel { .. } => Code::NotFound,
+            Self::UnknownModel { .. } | Self::UnknownPolicy { .. } => Code::NotFound,
             Self::Blocked { .. } => Code::PermissionDenied,
             Self::Denied(denied) => denied.code(),
             Self::Quota(_) => Code::ResourceExhausted,
@@ -117,6 +121,9 @@ impl Error {
             Self::Refused(status) => status.get_error_details(),
             Self::UnknownModel { model, served } => {
                 info("UNKNOWN_MODEL", [("model", model.clone()), ("served", served.clone())])
+            }
+            Self::UnknownPolicy { policy, known } => {
+                info("UNKNOWN_POLICY", [("policy", policy.clone()), ("known", known.clone())])
             }
             Self::Blocked { inputs, categories } => {
                 info("CONTENT_FILTER", [("inputs", inputs.clone()), ("categories", categories.clone())])

@@ -27,7 +27,7 @@ use crate::{
     error::Error,
     inbound::tenant::caller_of,
     models::Models,
-    pipeline::Pipeline,
+    pipeline::{Inputs, Pipeline},
     request::{Ask, Scope},
 };
 
@@ -86,7 +86,7 @@ impl GatewayService for Gateway {
         let scope = scope(&request);
         let EmbedRequest { model, inputs } = request.into_inner();
         parse::embed(&model, &inputs, &self.limits)?;
-        let embedded = self.pipeline.embed(&scope, &model, inputs).await?;
+        let embedded = self.pipeline.embed(&scope, &model, Inputs::Texts(inputs)).await?;
         Ok(Response::new(answer::embedded(embedded)))
     }
 
@@ -116,7 +116,7 @@ impl GatewayService for Gateway {
 }
 
 /// What all calls for this request share.
-fn scope<T>(request: &Request<T>) -> Scope {
+pub(crate) fn scope<T>(request: &Request<T>) -> Scope {
     let (deadline, caller) = (Deadline::of(request), caller_of(request.extensions()));
     Scope { request_id: request_id(), deadline, caller }
 }

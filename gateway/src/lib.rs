@@ -1,7 +1,7 @@
 //! The gateway: Weft's front door. Text in, text out; it alone knows tokenizer, inference and safety filter.
 //!
-//! Map: `config`, `error` (one enum, one code for each), `inbound` (THE inbound stack), `grpc` (the public API, and the
-//! rules of its fields), `request` and `answer` (the same in our own words), `pipeline` (a request's story, stage by
+//! Map: `config`, `error` (one enum, one code for each), `inbound` (THE inbound stack), `grpc` (the public API), `http`
+//! (OpenAI's), `request` and `answer` (the same in our own words, and the rules of their fields), `pipeline` (a request's story, stage by
 //! stage), `outbound` (THE outbound stack, and a client for each service), `models` (what is served, and whether the
 //! services fit together), `readiness` (whether they are there), `metrics`.
 //!
@@ -13,6 +13,7 @@ mod answer;
 mod config;
 mod error;
 mod grpc;
+mod http;
 mod inbound;
 mod metrics;
 mod models;
@@ -28,10 +29,11 @@ use weft_proto::{
     gateway::v1::gateway_service_server::GatewayServiceServer,
     kserve::grpc_inference_service_server::GrpcInferenceServiceServer,
 };
-use weft_runtime::{BoxError, Context, Services};
+use weft_runtime::{BoxError, Context, Services, server::Incoming};
 
 use crate::{
     grpc::{Gateway, kserve::OpenInference},
+    http::Desk,
     inbound::{auth::Auth, quota::Quotas},
     metrics::Metrics,
     models::Models,
@@ -50,16 +52,25 @@ pub async fn start(config: Config, context: Context) -> Result<Services, BoxErro
         inference: config.inference.members(),
         safety: config.safety.members(),
     };
-    start_with(config, context, targets).await
+    let http = match &config.http {
+        door if door.enabled => Some(Incoming::listen("http.listen", door.listen).await?),
+        _ => None,
+    };
+    start_with(config, context, targets, http).await
 }
 
-/// Starts the gateway in front of these services, wherever the configuration says that they are: the whole mesh in one
-/// process.
+/// Starts the gateway in front of these services, wherever the configuration says that they are, with callers of the HTTP
+/// API from wherever they come: the whole mesh in one process.
 ///
 /// # Errors
 /// As [`start`].
 #[expect(clippy::unused_async, reason = "what starts a process may wait, and `start` is given to one")]
-pub async fn start_with(config: Config, context: Context, targets: Targets) -> Result<Services, BoxError> {
+pub async fn start_with(
+    config: Config,
+    context: Context,
+    targets: Targets,
+    http: Option<Incoming>,
+) -> Result<Services, BoxError> {
     let metrics = Metrics::new(&context.metrics);
     let auth = Auth::new(&config.auth, &context, &metrics)?;
     let quotas = Quotas::new(&config.quota, &context, &metrics)?;
@@ -68,11 +79,16 @@ pub async fn start_with(config: Config, context: Context, targets: Targets) -> R
     readiness::watch(&config, &context, &outbound, &models);
     let stack = inbound::stack(&config, &auth, &metrics);
     let pipeline = Pipeline::new(&config, outbound, models.clone(), quotas, metrics);
+    let desk =
+        Desk::new(pipeline.clone(), models.clone(), config.limits.clone(), context.limits.max_message_bytes);
     let gateway = Gateway::new(pipeline, models, config.limits);
     let kserve = OpenInference::new(gateway.clone(), context.health);
     // The process bounds messages itself, by `server.max_message_bytes`.
     let gateway = GatewayServiceServer::new(gateway).max_decoding_message_size(usize::MAX);
     let kserve = GrpcInferenceServiceServer::new(kserve).max_decoding_message_size(usize::MAX);
-    let services = Services::new().add(gateway).add(kserve).layer(stack);
-    Ok(services.housekeeping_layer(auth.layer()))
+    let services = Services::new().add(gateway).add(kserve).layer(stack).housekeeping_layer(auth.layer());
+    Ok(match http {
+        Some(incoming) => services.door(http::door(incoming, desk)),
+        None => services,
+    })
 }

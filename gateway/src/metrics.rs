@@ -152,10 +152,10 @@ impl Metrics {
         registry.register("tokens", "Tokens in prompts and answers", self.tokens.clone());
         registry.register("stop_string_hits", "Answers that a stop string ended", self.stop_strings.clone());
         registry.register("safety_findings", "What the safety filter found", self.findings.clone());
-        self.authentications.register(registry);
-        self.reloads.register(registry);
         self.choices.register(registry);
         self.resumptions.register(registry);
+        self.authentications.register(registry);
+        self.reloads.register(registry);
         registry.register("retries", "Calls that were made again", self.retries.clone());
         let help = "Calls of which a second copy was made because they took unusually long";
         registry.register("hedges", help, self.hedges.clone());

@@ -25,7 +25,11 @@ use crate::{
     error::{Failure, Peer},
     models::{Models, Verdict},
     outbound::{
-        self, Outbound, endpoint::Endpoint, inference::Inference, safety::Safety, tokenizer::Tokenizer,
+        self, Outbound,
+        endpoint::Endpoint,
+        inference::Inference,
+        safety::{Policy, Safety},
+        tokenizer::Tokenizer,
     },
 };
 
@@ -173,11 +177,11 @@ impl Watcher {
         }
     }
 
-    fn has_policy(&self, policies: &[String]) -> Result<(), String> {
+    fn has_policy(&self, policies: &[Policy]) -> Result<(), String> {
         match &self.policy {
-            Some(policy) if !policies.contains(policy) => Err(format!(
+            Some(policy) if !policies.iter().any(|known| known.name == *policy) => Err(format!(
                 "safety_filter.default_policy = {policy:?} is not one of its policies: {}",
-                policies.join(", ")
+                policies.iter().map(|known| known.name.as_str()).collect::<Vec<_>>().join(", ")
             )),
             Some(_) | None => Ok(()),
         }

@@ -1,4 +1,14 @@
 //! What a caller asks for, after every rule of the contract was checked.
+//!
+//! Map: `faults` (everything that is wrong with a request), `rules` (what every request keeps), `tool_choice` (a tool that
+//! must be called).
+
+mod faults;
+mod rules;
+pub(crate) mod tool_choice;
+
+pub(crate) use faults::Faults;
+pub(crate) use rules::MAX_TOP_LOGPROBS;
 
 use std::{collections::HashMap, mem};
 
@@ -46,6 +56,13 @@ pub(crate) enum Prompt {
         text: String,
         /// Whether the tokenizer adds the tokens that the model expects around a text.
         add_special_tokens: Option<bool>,
+    },
+    /// Tokens to continue.
+    Ids {
+        /// At least one.
+        ids: Vec<u32>,
+        /// What they say, once the tokenizer was asked: the safety filter reads text.
+        text: String,
     },
 }
 
@@ -101,6 +118,8 @@ pub(crate) struct Options {
     /// How many of the likeliest tokens are reported at each position; `None` reports no log-probabilities at all.
     pub(crate) top_logprobs: Option<u32>,
     pub(crate) priority: Option<i32>,
+    /// How many answers; `None` means one.
+    pub(crate) n: Option<u32>,
     /// Separates prefix caches within the tenant.
     pub(crate) cache_salt: Option<String>,
     /// The safety policy; `None` means the gateway's default.
@@ -108,6 +127,17 @@ pub(crate) struct Options {
     /// The adapter that the model goes through; `None` means the base model alone.
     pub(crate) adapter_id: Option<String>,
     pub(crate) constraint: Option<Constraint>,
+    /// Whether the prompt is told too, as the model was given it.
+    pub(crate) echo: bool,
+    /// How many of the likeliest tokens are reported at each position of the prompt; `None` reports none.
+    pub(crate) prompt_logprobs: Option<u32>,
+}
+
+impl Options {
+    /// How many answers are made.
+    pub(crate) fn answers(&self) -> u32 {
+        self.n.unwrap_or(1)
+    }
 }
 
 /// What the answer must look like.
@@ -169,7 +199,7 @@ impl Prompt {
     pub(crate) fn operation(&self) -> &'static str {
         match self {
             Self::Chat(_) => "chat",
-            Self::Text { .. } => "text_completion",
+            Self::Text { .. } | Self::Ids { .. } => "text_completion",
         }
     }
 
@@ -177,7 +207,7 @@ impl Prompt {
     pub(crate) fn field(&self) -> &'static str {
         match self {
             Self::Chat(_) => "messages",
-            Self::Text { .. } => "prompt",
+            Self::Text { .. } | Self::Ids { .. } => "prompt",
         }
     }
 
@@ -187,8 +217,11 @@ impl Prompt {
         copy.texts_mut().into_iter().map(mem::take).collect()
     }
 
-    /// Replaces every text, in the order of [`texts`](Self::texts).
+    /// Replaces every text, in the order of [`texts`](Self::texts). Tokens whose text is another are no longer those.
     pub(crate) fn replace_texts(&mut self, texts: Vec<String>) {
+        if let Self::Ids { text, .. } = self {
+            *self = Self::Text { text: mem::take(text), add_special_tokens: Some(false) };
+        }
         for (place, text) in self.texts_mut().into_iter().zip(texts) {
             *place = text;
         }
@@ -202,7 +235,7 @@ impl Prompt {
     fn texts_mut(&mut self) -> Vec<&mut String> {
         match self {
             Self::Chat(conversation) => conversation.texts_mut(),
-            Self::Text { text, .. } => vec![text],
+            Self::Text { text, .. } | Self::Ids { text, .. } => vec![text],
         }
     }
 }

@@ -46,11 +46,11 @@ async fn everything_that_is_wrong_with_a_request_is_said_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_served_yet_is_refused_by_name() {
+async fn more_answers_than_inference_allows_are_refused_by_name() {
     let mesh = Mesh::with(Brain::Endless).await;
-    let status = refusal(&mesh, chat("Hello?", GenerationOptions { n: Some(2), ..greedy(4) })).await;
-    assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
-    assert!(status.message().contains("`options.n`"), "{:?}", status.message());
+    let status = refusal(&mesh, chat("Hello?", GenerationOptions { n: Some(1_000), ..greedy(4) })).await;
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert_eq!(fields(&status), ["options.n"], "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

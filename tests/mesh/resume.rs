@@ -1,6 +1,8 @@
 //! A replica of inference dies under an answer, and the answer goes on at the other: the caller sees a pause and nothing
 //! else.
 
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test, and says where")]
+
 use tonic::Code;
 use weft_proto::{
     common::v1::{Constraint, SamplingParams, StopConditions, constraint::Form},

@@ -281,7 +281,7 @@ impl Mesh {
             inference: Members::Fixed([target(Room::Inference)].into_iter().chain(spare).collect()),
             safety: target(Room::Safety).into(),
         };
-        Box::pin(weft_gateway::start_with(config, context, targets))
+        Box::pin(weft_gateway::start_with(config, context, targets, None))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    command::{bench, chat, down, key, logs, model, status, trace, up},
+    command::{adapters, bench, chat, down, key, logs, model, status, trace, up},
     mesh::run_dir::RUN_DIR,
     ui::Colour,
 };

@@ -15,7 +15,7 @@ pub(super) fn chat_started(started: Started) -> wire::ChatResponse {
 pub(super) fn chat_event(event: Event) -> wire::ChatResponse {
     use wire::chat_response::Event as Wire;
     let event = match event {
-        Event::Delta { text, tokens } => Wire::Delta(wire_delta(text, tokens)),
+        Event::Delta { index, text, tokens } => Wire::Delta(wire_delta(index, text, tokens)),
         Event::Finished(finished) => Wire::Finished(wire_finished(finished)),
     };
     wire::ChatResponse { event: Some(event) }
@@ -28,7 +28,7 @@ pub(super) fn complete_started(started: Started) -> wire::CompleteResponse {
 pub(super) fn complete_event(event: Event) -> wire::CompleteResponse {
     use wire::complete_response::Event as Wire;
     let event = match event {
-        Event::Delta { text, tokens } => Wire::Delta(wire_delta(text, tokens)),
+        Event::Delta { index, text, tokens } => Wire::Delta(wire_delta(index, text, tokens)),
         Event::Finished(finished) => Wire::Finished(wire_finished(finished)),
     };
     wire::CompleteResponse { event: Some(event) }
@@ -53,12 +53,12 @@ pub(super) fn model(served: &Served) -> wire::Model {
 }
 
 fn wire_started(started: Started) -> wire::Started {
-    let Started { request_id, model, prompt_tokens, seed } = started;
+    let Started { request_id, model, prompt_tokens, seed, echo: _ } = started;
     wire::Started { request_id, model, prompt_tokens, seed }
 }
 
-fn wire_delta(text: String, tokens: Vec<Token>) -> wire::TextDelta {
-    wire::TextDelta { text, tokens: tokens.into_iter().filter_map(wire_token).collect() }
+fn wire_delta(index: u32, text: String, tokens: Vec<Token>) -> wire::TextDelta {
+    wire::TextDelta { index, text, tokens: tokens.into_iter().filter_map(wire_token).collect() }
 }
 
 /// A token without a log-probability has nothing to say; it travels only where log-probabilities were asked for.
@@ -75,6 +75,7 @@ fn wire_finished(finished: Finished) -> wire::Finished {
         FinishReason::ContentFilter => common::FinishReason::ContentFilter,
     };
     wire::Finished {
+        index: finished.index,
         reason: reason.into(),
         stop_string: finished.stop_string,
         usage: Some(wire_usage(finished.usage)),

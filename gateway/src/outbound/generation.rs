@@ -18,9 +18,12 @@ use weft_runtime::{Deadline, client::Tried};
 
 use super::{
     failure,
-    inference::{Generated, Inference, Opened, broken, our_field, read},
+    inference::{Generated, Inference, Opened, broken, our_field, read, read_token},
 };
-use crate::error::{Error, Peer};
+use crate::{
+    answer::Token,
+    error::{Error, Peer},
+};
 
 /// A generation that runs: its prompt is in the cache. A stream of tokens that ends with [`Generated::End`]; dropping
 /// it cancels the generation.
@@ -28,6 +31,8 @@ pub(crate) struct Generation {
     pub(crate) prompt_tokens: u32,
     /// The seed in use, also when it was drawn.
     pub(crate) seed: u64,
+    /// The prompt's tokens, if their log-probabilities were asked for.
+    pub(crate) prompt: Vec<Token>,
     source: Source,
     /// What is asked of the replica that goes on, in its resumption all that was said.
     request: GenerateRequest,
@@ -47,7 +52,7 @@ pub(crate) struct Generation {
 
 enum Source {
     /// A replica speaks.
-    Open(Streaming<GenerateResponse>),
+    Open(Box<Streaming<GenerateResponse>>),
     /// Another is asked to go on.
     Reopening(BoxFuture<'static, Result<Opened, Status>>),
 }
@@ -76,6 +81,7 @@ impl Generation {
         Ok(Self {
             prompt_tokens: started.prompt_tokens,
             seed: started.seed,
+            prompt: Vec::new(),
             source,
             request,
             inference,
@@ -87,6 +93,24 @@ impl Generation {
             finished: false,
             span: Span::current(),
         })
+    }
+
+    /// Reads the log-probabilities of the prompt, which come before all tokens. Without them nothing has been said, so the loss
+    /// of a replica meanwhile is the caller's.
+    pub(super) async fn read_prompt(&mut self) -> Result<Result<(), Status>, Error> {
+        let Source::Open(messages) = &mut self.source else { return Ok(Ok(())) };
+        while self.prompt.len() < self.prompt_tokens as usize {
+            match messages.message().await {
+                Err(status) => return Ok(Err(status)),
+                Ok(Some(GenerateResponse { event: Some(Event::PromptLogprobs(more)) })) => {
+                    self.prompt.extend(more.tokens.into_iter().map(read_token));
+                }
+                Ok(_) => return Err(broken("a prompt's log-probabilities are not complete")),
+            }
+        }
+        // Another replica that goes on need not say them again.
+        self.request.prompt_top_logprobs = None;
+        Ok(Ok(()))
     }
 
     /// What a message says; what it brings is kept in case another replica has to go on.
@@ -115,6 +139,10 @@ impl Generation {
     /// None may be asked: the status is the caller's.
     fn reopen(&mut self, status: Status) -> Result<(), Status> {
         let Self { inference, tried, span, .. } = self;
+        // Several answers on one stream: what each has said is not one list of tokens.
+        if self.request.n.unwrap_or(1) > 1 {
+            return Err(status);
+        }
         if !inference.resume.allows(&status, self.resumed, tried.last(), &inference.pool) {
             return Err(status);
         }
@@ -147,7 +175,7 @@ impl Generation {
 fn begin(opened: Opened) -> Result<(Started, Source), Error> {
     let Opened { first, messages } = opened;
     match first.and_then(|message| message.event) {
-        Some(Event::Started(started)) => Ok((started, Source::Open(messages))),
+        Some(Event::Started(started)) => Ok((started, Source::Open(Box::new(messages)))),
         Some(Event::Tokens(_) | Event::Finished(_) | Event::PromptLogprobs(_)) | None => {
             Err(broken("a generation did not begin with Started"))
         }

@@ -65,10 +65,11 @@ pub(super) struct Opened {
 /// What a generation says.
 #[derive(Debug)]
 pub(crate) enum Generated {
-    /// The next tokens, in order.
-    Tokens(Vec<Token>),
-    /// It ended by itself.
+    /// The next tokens of one of its answers, in order.
+    Tokens { index: u32, tokens: Vec<Token> },
+    /// One of its answers ended by itself.
     End {
+        index: u32,
         reason: FinishReason,
         /// The end token that was met: the last id of the last tokens.
         stop_token: Option<u32>,
@@ -104,12 +105,17 @@ impl Inference {
         let open = || self.open(message.clone(), &tried, deadline);
         // A replica that is lost before its first token is as little the caller's matter as one that is lost later.
         let elsewhere = |status: &Status| self.resume.rescues(status, &self.pool);
-        let opened = self.retry.run_or(deadline, elsewhere, open).await;
-        let opened = opened.map_err(|status| {
+        let ours = |status| {
             failure(Peer::Inference, of_adapter(status), |theirs| our_field(theirs, field, constraint))
-        })?;
+        };
+        let opened = self.retry.run_or(deadline, elsewhere, open).await.map_err(ours)?;
         self.resume.begun();
-        Generation::new(self.clone(), opened, message, (tried, deadline, constraint))
+        let wanted = options.prompt_logprobs.is_some();
+        let mut generation = Generation::new(self.clone(), opened, message, (tried, deadline, constraint))?;
+        if wanted {
+            generation.read_prompt().await?.map_err(ours)?;
+        }
+        Ok(generation)
     }
 
     /// Opens a generation, at a replica that was not tried if there is one, and waits for its first message: until that has
@@ -137,8 +143,8 @@ impl Inference {
         let inputs = inputs.into_iter().map(|token_ids| wire::TokenSequence { token_ids }).collect();
         let tenant = scope.tenant().name().map(str::to_owned);
         let message = wire::EmbedRequest { inputs, tenant };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.embed(request).await }
         };
         let answer = self.retry.run_hedged(&self.hedge, deadline, call).await;
@@ -189,7 +195,8 @@ async fn account(
 pub(super) fn read(message: GenerateResponse) -> Result<Generated, Error> {
     match message.event {
         Some(Event::Tokens(tokens)) => {
-            Ok(Generated::Tokens(tokens.tokens.into_iter().map(read_token).collect()))
+            let index = tokens.index;
+            Ok(Generated::Tokens { index, tokens: tokens.tokens.into_iter().map(read_token).collect() })
         }
         Some(Event::Finished(finished)) => {
             let usage = finished.usage.unwrap_or_default();
@@ -201,6 +208,7 @@ pub(super) fn read(message: GenerateResponse) -> Result<Generated, Error> {
                 }
             };
             Ok(Generated::End {
+                index: finished.index,
                 reason,
                 stop_token: finished.stop_token_id,
                 usage: Usage {
@@ -218,7 +226,7 @@ pub(super) fn read(message: GenerateResponse) -> Result<Generated, Error> {
     }
 }
 
-fn read_token(token: wire::Token) -> Token {
+pub(super) fn read_token(token: wire::Token) -> Token {
     let top = token.top_logprobs.into_iter().map(|likely| (likely.id, likely.logprob)).collect();
     Token { id: token.id, logprob: token.logprob, top }
 }
@@ -230,12 +238,12 @@ pub(super) fn broken(what: &'static str) -> Error {
 /// Inference's own fields are `sampling.top_p` and the like, which we have below `options`; but a constraint may have come
 /// from a tool.
 pub(super) fn our_field(theirs: &str, prompt: &str, constraint: Option<&'static str>) -> Option<String> {
-    let known = ["sampling", "stop", "top_logprobs", "priority", "constraint"];
+    let known = ["sampling", "stop", "top_logprobs", "priority", "constraint", "n"];
     if theirs.starts_with("prompt_token_ids") {
         Some(prompt.to_owned())
     } else if let Some(field) = constraint.filter(|_| theirs.starts_with("constraint")) {
         Some(theirs.replacen("constraint", field, 1))
-    } else if known.iter().any(|field| theirs.starts_with(field)) {
+    } else if known.contains(&theirs.split(['.', '[']).next().unwrap_or_default()) {
         Some(format!("options.{theirs}"))
     } else {
         None
@@ -270,6 +278,8 @@ fn wire_request(prompt_token_ids: Vec<u32>, options: &Options, scope: &Scope) ->
         stop: Some(wire_stop(&options.stop)),
         top_logprobs: options.top_logprobs,
         priority: options.priority,
+        n: options.n,
+        prompt_top_logprobs: options.prompt_logprobs,
         adapter_id: options.adapter_id.clone(),
         tenant: scope.tenant().name().map(str::to_owned),
         constraint: options.constraint.as_ref().map(wire_constraint),

@@ -61,6 +61,13 @@ pub(crate) struct Cleared {
     pub(crate) blocked: bool,
 }
 
+/// What a policy looks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    pub(crate) categories: Vec<String>,
+}
+
 /// An answer's text, screened as it comes.
 pub(crate) type Screening = Exchange<String, Cleared>;
 
@@ -124,16 +131,33 @@ impl Safety {
         )
     }
 
-    /// The names of the policies that one replica has, the default one first.
+    /// The policies, the default one first. Not retried: whoever asks, asks again.
+    pub(crate) async fn policies(&self, deadline: Option<Deadline>) -> Result<Vec<Policy>, Failure> {
+        policies(self.client.clone(), deadline).await
+    }
+
+    /// The policies that one replica has, the default one first.
     pub(crate) async fn policies_of(
         replica: &Replica,
         deadline: Option<Deadline>,
-    ) -> Result<Vec<String>, Failure> {
-        let mut client = SafetyServiceClient::new(Endpoint::direct(replica));
+    ) -> Result<Vec<Policy>, Failure> {
+        policies(SafetyServiceClient::new(Endpoint::direct(replica)), deadline).await
+    }
+}
+
+async fn policies(
+    mut client: SafetyServiceClient<Endpoint>,
+    deadline: Option<Deadline>,
+) -> Result<Vec<Policy>, Failure> {
+    {
         let answer = client.list_policies(request(ListPoliciesRequest {}, deadline)).await;
         let policies =
             answer.map_err(|status| failure(Peer::Safety, status, |_| None))?.into_inner().policies;
-        Ok(policies.into_iter().map(|policy| policy.name).collect())
+        let read = |policy: wire::Policy| Policy {
+            name: policy.name,
+            categories: policy.rules.into_iter().map(|rule| rule.category).collect(),
+        };
+        Ok(policies.into_iter().map(read).collect())
     }
 }
 

@@ -6,8 +6,8 @@ use futures::StreamExt as _;
 use weft_proto::{
     common::v1 as common,
     tokenizer::v1::{
-        DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest, EncodeRequest, GetTokenizerInfoRequest,
-        tokenizer_service_client::TokenizerServiceClient,
+        DecodeRequest, DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest, EncodeRequest,
+        GetTokenizerInfoRequest, SpellRequest, tokenizer_service_client::TokenizerServiceClient,
     },
 };
 use weft_runtime::{Deadline, client::Replica};
@@ -16,7 +16,7 @@ use super::{
     Route, attempt, endpoint::Endpoint, exchange::Exchange, failure, hedge::Hedge, request, retry::Retry,
 };
 use crate::{
-    error::{Failure, Peer},
+    error::{Error, Failure, Peer},
     request::{Conversation, Message, Role, Tool},
 };
 
@@ -94,6 +94,27 @@ impl Tokenizer {
         }
     }
 
+    /// Ids to text, special tokens included. `field` is the field of our own API that the ids came from.
+    pub(crate) async fn decode_all(
+        &self,
+        token_ids: Vec<u32>,
+        field: &str,
+        deadline: Option<Deadline>,
+    ) -> Result<String, Failure> {
+        let message = DecodeRequest { token_ids, skip_special_tokens: Some(false) };
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move { client.decode(request).await }
+        };
+        match self.retry.run(deadline, attempt).await {
+            Ok(response) => Ok(response.into_inner().text),
+            Err(status) => {
+                let ours = |theirs: &str| Some(format!("{field}{}", theirs.strip_prefix("token_ids")?));
+                Err(failure(Peer::Tokenizer, status, ours))
+            }
+        }
+    }
+
     /// Ids to text as they come, special tokens left out.
     pub(crate) fn decode(&self, window: usize, deadline: Option<Deadline>) -> Decoding {
         let mut client = self.client.clone();
@@ -109,6 +130,26 @@ impl Tokenizer {
                 Err(status) => Err(failure(Peer::Tokenizer, status, |_| None)),
             },
         )
+    }
+
+    /// How these tokens are spelled, each by itself.
+    pub(crate) async fn spell(
+        &self,
+        token_ids: Vec<u32>,
+        deadline: Option<Deadline>,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let expected = token_ids.len();
+        let message = SpellRequest { token_ids };
+        let attempt = || {
+            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+            async move { client.spell(request).await }
+        };
+        let answer = self.retry.run(deadline, attempt).await;
+        let spelled = answer.map_err(|status| failure(Peer::Tokenizer, status, |_| None))?.into_inner();
+        if spelled.tokens.len() == expected {
+            return Ok(spelled.tokens);
+        }
+        Err(Error::Broken { peer: Peer::Tokenizer, what: "not one spelling for each id" })
     }
 
     /// What is loaded. Not retried: whoever asks, asks again.

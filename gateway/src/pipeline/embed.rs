@@ -23,6 +23,14 @@ use crate::{
 /// that one large request does not crowd out the others.
 const AT_ONCE: usize = 8;
 
+/// What is embedded.
+#[derive(Clone, Debug)]
+pub(crate) enum Inputs {
+    Texts(Vec<String>),
+    /// Tokens, given to the model as they are and screened as the texts that they are.
+    Ids(Vec<Vec<u32>>),
+}
+
 /// The vectors of the inputs, in order, and what they cost.
 #[derive(Debug)]
 pub(crate) struct Embedded {
@@ -31,13 +39,8 @@ pub(crate) struct Embedded {
 }
 
 impl Pipeline {
-    /// Embeds texts with the model of this name (empty: the only one served), under the gateway's default policy.
-    pub(crate) async fn embed(
-        &self,
-        scope: &Scope,
-        model: &str,
-        inputs: Vec<String>,
-    ) -> Result<Embedded, Error> {
+    /// Embeds inputs with the model of this name (empty: the only one served), under the gateway's default policy.
+    pub(crate) async fn embed(&self, scope: &Scope, model: &str, inputs: Inputs) -> Result<Embedded, Error> {
         let served = self.models.find(model, scope.deadline).await?;
         let record = Record::begin(&self.metrics, scope, "embeddings", &served.model.id);
         match self.vectors(scope, &served.model.id, inputs).await {
@@ -50,16 +53,26 @@ impl Pipeline {
         }
     }
 
-    async fn vectors(&self, scope: &Scope, model: &str, inputs: Vec<String>) -> Result<Embedded, Error> {
+    async fn vectors(&self, scope: &Scope, model: &str, inputs: Inputs) -> Result<Embedded, Error> {
         let lease = self.enter(scope, model, None)?;
+        let (texts, given) = match inputs {
+            Inputs::Texts(texts) => (texts, None),
+            Inputs::Ids(lists) => (self.texts(scope, &lists).await?, Some(lists)),
+        };
         let policy = self.policy(None);
         let screening = Screening { policy: &policy, field: "inputs", deadline: scope.deadline };
-        let screen = async { Ok(prompt::screen(&self.outbound.safety, inputs.clone(), screening).await?) };
+        let screen = async { Ok(prompt::screen(&self.outbound.safety, texts.clone(), screening).await?) };
         let screen = timed(
             self.metrics.stage("screen_prompt"),
             screen.instrument(info_span!(target: fields::SPANS, "screen_prompt")),
         );
-        let (ids, (verdict, findings)) = try_join(self.ids(scope, &inputs), screen).await?;
+        let ids = async {
+            match given {
+                Some(lists) => Ok(lists),
+                None => self.ids(scope, &texts).await,
+            }
+        };
+        let (ids, (verdict, findings)) = try_join(ids, screen).await?;
         self.metrics.count_findings("prompt", &findings);
         let ids = match verdict {
             Verdict::Clear => ids,
@@ -68,14 +81,23 @@ impl Pipeline {
         };
         let tokens = ids.iter().map(|ids| count(ids)).fold(0, u32::saturating_add);
         let reservation = lease.reserve(tokens, 0, 0)?;
-        let embed = self
-            .outbound
-            .inference
-            .embed(ids, scope.deadline)
-            .instrument(info_span!(target: fields::SPANS, "embed"));
+        let embed =
+            self.outbound.inference.embed(ids, scope).instrument(info_span!(target: fields::SPANS, "embed"));
         let vectors = timed(self.metrics.stage("embed"), embed).await?;
         reservation.charge(tokens.into())?;
         Ok(Embedded { vectors, usage: Usage { prompt: tokens, ..Usage::default() } })
+    }
+
+    /// What inputs of tokens say.
+    async fn texts(&self, scope: &Scope, lists: &[Vec<u32>]) -> Result<Vec<String>, Error> {
+        let text = |(index, ids): (usize, &Vec<u32>)| {
+            let (tokenizer, ids) = (self.outbound.tokenizer.clone(), ids.clone());
+            async move { tokenizer.decode_all(ids, &format!("inputs[{index}]"), scope.deadline).await }
+        };
+        let all: Vec<_> = lists.iter().enumerate().map(text).collect();
+        let decode = stream::iter(all).buffered(AT_ONCE).try_collect();
+        let decode = decode.instrument(info_span!(target: fields::SPANS, "decode_prompt"));
+        Ok(timed(self.metrics.stage("decode_prompt"), decode).await?)
     }
 
     async fn ids(&self, scope: &Scope, texts: &[String]) -> Result<Vec<Vec<u32>>, Error> {

@@ -118,8 +118,8 @@ where
         }
         loop {
             let step = match ready!(this.generation.poll_next_unpin(cx)) {
-                Some(Ok(Generated::Tokens(tokens))) => this.tokens(tokens),
-                Some(Ok(Generated::End { reason, stop_token, usage })) => {
+                Some(Ok(Generated::Tokens { tokens, .. })) => this.tokens(tokens),
+                Some(Ok(Generated::End { reason, stop_token, usage, .. })) => {
                     let ended = Ended { reason, stop_string: None, usage, tokens: Vec::new() };
                     this.ending = Some((ended, stop_token));
                     None

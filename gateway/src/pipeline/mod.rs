@@ -1,8 +1,9 @@
-//! A request's story: prompt → generate → detokenize → stop → screen.
+//! A request's story: prompt → generate → detokenize → stop → screen, the last four for each of its answers.
 //!
-//! Map: `prompt` (ids and verdict, side by side), `generate` (what inference says, and which token is the end),
+//! Map: `prompt` (ids and verdict, side by side), `fan` (several answers of one generation), `generate` (what inference says, and which token is the end),
 //! `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text, through the
 //! safety filter), `ledger` (which token may be shown when), `duplex` (a stage that is a call in both directions),
+//! `embed` and `moderate` (requests with shorter stories),
 //! `record` (span and metrics of a request).
 //!
 //! Rules: a stage is a stream over the stage before it, and owns it: dropping the last one drops all, inference first.
@@ -13,8 +14,10 @@
 mod detokenize;
 mod duplex;
 mod embed;
+mod fan;
 mod generate;
 mod ledger;
+mod moderate;
 mod prompt;
 mod record;
 mod screen;
@@ -23,7 +26,7 @@ mod stop;
 mod tests;
 
 use futures::{
-    StreamExt as _,
+    Stream, StreamExt as _,
     future::{Either, Ready, ready, select},
     stream::{self, BoxStream},
 };
@@ -33,24 +36,26 @@ use tracing::{Instrument as _, Span, info_span};
 use weft_runtime::telemetry::fields;
 
 use crate::{
-    answer::{Event, Findings, FinishReason, Finished, Started, Token, Usage},
+    answer::{Echo, Event, Findings, FinishReason, Finished, Started, Token, Usage},
     config::Config,
     error::{Error, Peer},
     inbound::quota::{self, Lease, Quotas, Reservation},
     metrics::Metrics,
     models::{Models, Served},
-    outbound::{Outbound, generation::Generation},
+    outbound::{Outbound, generation::Generation, inference::Generated},
     request::{Ask, Options, Prompt, Scope},
 };
 use detokenize::Detokenize;
 use duplex::Duplex;
+use fan::Branch;
 use generate::Generate;
 use prompt::Verdict;
 use record::Record;
 use screen::Screen;
 use stop::Stop;
 
-pub(crate) use embed::Embedded;
+pub(crate) use embed::{Embedded, Inputs};
+pub(crate) use moderate::Moderated;
 
 /// What an answer consists of after [`Started`].
 pub(crate) type Events = BoxStream<'static, Result<Event, Error>>;
@@ -127,7 +132,9 @@ impl Pipeline {
         let served = self.models.find(&ask.model, scope.deadline).await?;
         let record = Record::begin(&self.metrics, scope, ask.prompt.operation(), &served.model.id);
         match self.begin(scope, &mut ask, &served).await {
-            Ok(Beginning { started, events, span }) => Ok((started, record.over(events, span))),
+            Ok(Beginning { started, events, span }) => {
+                Ok((started, record.over(events, span, ask.options.answers())))
+            }
             Err(error) => Err(record.fail(error)),
         }
     }
@@ -137,14 +144,19 @@ impl Pipeline {
         let policy = self.policy(ask.options.safety_policy.as_deref());
         let story = Story { pipeline: self, scope, options: &ask.options, served, policy, lease };
         let (begun, reservation) = story.begin(&mut ask.prompt).await?;
-        let events = quota::held(begun.events, story.lease, reservation).boxed();
-        Ok(Beginning { events, ..begun })
+        let held = quota::held(begun.events, (story.lease, reservation), ask.options.answers());
+        Ok(Beginning { events: held.boxed(), ..begun })
     }
 
     /// Lets a request begin: its caller may use the model, and its tenant has room for another one.
     fn enter(&self, scope: &Scope, model: &str, adapter: Option<&str>) -> Result<Lease, Error> {
         scope.caller.may_use(model, adapter)?;
         self.quotas.begin(scope.tenant(), model)
+    }
+
+    /// How these tokens are spelled, each by itself.
+    pub(crate) async fn spell(&self, scope: &Scope, ids: Vec<u32>) -> Result<Vec<Vec<u8>>, Error> {
+        self.outbound.tokenizer.spell(ids, scope.deadline).await
     }
 
     /// The name that the safety service is given; empty for its own default.
@@ -181,6 +193,9 @@ impl Story<'_> {
     /// leaves before it: a generation on a prompt that is refused or redacted is dropped unseen.
     async fn begin(&self, prompt: &mut Prompt) -> Result<(Beginning, Reservation), Error> {
         let (operation, field) = (prompt.operation(), prompt.field());
+        if let Prompt::Ids { ids, text } = prompt {
+            *text = self.decode(ids.clone(), field).await?;
+        }
         let verdict = Box::pin(self.screen(prompt.texts(), field));
         let (ids, verdict) = beside(verdict, Box::pin(self.encode(prompt))).await;
         let ids = ids?;
@@ -192,7 +207,7 @@ impl Story<'_> {
         match verdict {
             Verdict::Clear => {
                 let running = ahead.await?;
-                Ok((self.stream(running, &reservation, findings)?, reservation))
+                Ok((self.stream(running, &reservation, (prompt, findings))?, reservation))
             }
             Verdict::Blocked { .. } => {
                 drop(ahead);
@@ -207,7 +222,7 @@ impl Story<'_> {
                 let ids = self.encode(prompt).await?;
                 let reservation = self.reserve(&ids)?;
                 let running = self.generate(ids, &reservation, (operation, field)).await?;
-                Ok((self.stream(running, &reservation, findings)?, reservation))
+                Ok((self.stream(running, &reservation, (prompt, findings))?, reservation))
             }
         }
     }
@@ -221,9 +236,18 @@ impl Story<'_> {
                 Prompt::Text { text, add_special_tokens } => {
                     tokenizer.encode(text, *add_special_tokens, "prompt", deadline).await
                 }
+                Prompt::Ids { ids, .. } => Ok(ids.clone()),
             }
         };
         Ok(timed(stage, encode.instrument(info_span!(target: fields::SPANS, "encode"))).await?)
+    }
+
+    /// What a prompt of tokens says.
+    async fn decode(&self, ids: Vec<u32>, field: &str) -> Result<String, Error> {
+        let (tokenizer, deadline) = (&self.pipeline.outbound.tokenizer, self.scope.deadline);
+        let decode = tokenizer.decode_all(ids, field, deadline);
+        let span = info_span!(target: fields::SPANS, "decode_prompt");
+        Ok(timed(self.pipeline.metrics.stage("decode_prompt"), decode.instrument(span)).await?)
     }
 
     async fn screen(&self, texts: Vec<String>, field: &str) -> Result<(Verdict, Findings), Error> {
@@ -249,7 +273,8 @@ impl Story<'_> {
             Some(tokens) => (room.min(tokens.into()), room.min(tokens.into())),
             None => (room.min(stop.min_tokens.unwrap_or(1).max(1).into()), room),
         };
-        self.lease.reserve(prompt, least, most)
+        let answers = u64::from(self.options.answers());
+        self.lease.reserve(prompt, least * answers, most * answers)
     }
 
     /// Begins a generation, within what is reserved for it, and waits until its prompt is in the cache.
@@ -267,54 +292,76 @@ impl Story<'_> {
         Ok(Running { generation, span })
     }
 
-    /// Puts the stages together; each owns the one before it.
+    /// Puts the stages of every answer together.
     fn stream(
         &self,
         running: Running,
         reservation: &Reservation,
-        findings: Findings,
+        (prompt, findings): (&Prompt, Findings),
     ) -> Result<Beginning, Error> {
-        let Pipeline { outbound, metrics, window, .. } = self.pipeline;
-        let Running { generation, span } = running;
-        let (deadline, model) = (self.scope.deadline, &self.served.model);
-        let started = self.started(generation.prompt_tokens, generation.seed);
+        let Running { mut generation, span } = running;
+        let mut started = self.started(generation.prompt_tokens, generation.seed);
+        started.echo = self.options.echo.then(|| Echo {
+            text: prompt.texts().join("\n"),
+            tokens: std::mem::take(&mut generation.prompt),
+        });
+        self.pipeline.metrics.input_tokens(&self.served.model.id).inc_by(started.prompt_tokens.into());
         reservation.charge(started.prompt_tokens.into())?;
-        let generation = quota::charged(generation, reservation.clone());
+        let charged = quota::charged(generation, reservation.clone());
+        let count = self.options.answers();
+        // The prompt is charged to the first answer, and its findings are told there: what all say adds up.
+        let mut prompt = (started.prompt_tokens, findings);
+        let mut answers: Vec<Events> = Vec::with_capacity(count as usize);
+        for (index, branch) in (0..).zip(fan::split(charged, count, self.pipeline.window)) {
+            answers.push(self.stages(branch, index, std::mem::take(&mut prompt), &span));
+        }
+        let events = if count == 1 { answers.remove(0) } else { stream::select_all(answers).boxed() };
+        Ok(Beginning { started, events, span })
+    }
+
+    /// Puts the stages of one answer together; each owns the one before it.
+    fn stages<G>(&self, branch: Branch<G>, index: u32, prompt: (u32, Findings), span: &Span) -> Events
+    where
+        G: Stream<Item = Result<Generated, Error>> + Send + Unpin + 'static,
+    {
+        let Pipeline { outbound, metrics, window, .. } = self.pipeline;
+        let (deadline, model) = (self.scope.deadline, &self.served.model);
         // Calls that are opened from here on belong to the generation.
         let (decoding, screening) = span.in_scope(|| {
             let decoding = outbound.tokenizer.decode(*window, deadline);
             (decoding, outbound.safety.screen_answer(self.policy.clone(), *window, deadline))
         });
         let tokens = metrics.output_tokens(&model.id);
-        metrics.input_tokens(&model.id).inc_by(started.prompt_tokens.into());
-        let generated = Generate::new(generation, self.options, &model.end_token_ids, (tokens, span.clone()));
+        let generated = Generate::new(branch, self.options, &model.end_token_ids, (tokens, span.clone()));
         let met = metrics.stop_strings.clone();
         let pairs = Duplex::new(generated, (Peer::Tokenizer, decoding), *window, metrics.stage("detokenize"));
-        let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, started.prompt_tokens, met);
+        let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, prompt.0, met);
         let pairs = Duplex::new(stopped, (Peer::Safety, screening), *window, metrics.stage("screen_answer"));
-        let events = Screen::new(pairs, started.prompt_tokens, findings, metrics.clone());
-        Ok(Beginning { started, events: events.boxed(), span })
+        Screen::new(pairs, index, prompt, metrics.clone()).boxed()
     }
 
     /// A prompt that the policy blocks is answered, not failed.
     fn refusal(&self, prompt_tokens: u32, findings: Findings) -> Beginning {
-        let finished = Finished {
+        let finished = |index: u32| Finished {
+            index,
             reason: FinishReason::ContentFilter,
             stop_string: None,
-            usage: Usage { prompt: prompt_tokens, ..Usage::default() },
-            findings,
+            usage: Usage { prompt: if index == 0 { prompt_tokens } else { 0 }, ..Usage::default() },
+            findings: if index == 0 { findings.clone() } else { Findings::new() },
             blocked_prompt: Some(true),
             quota_reached: false,
         };
+        let all: Vec<_> =
+            (0..self.options.answers()).map(|index| Ok(Event::Finished(finished(index)))).collect();
         // No seed is in use, since nothing is generated; what was asked for is what would have been.
         let started = self.started(prompt_tokens, self.options.sampling.seed.unwrap_or_default());
-        let events = stream::iter([Ok(Event::Finished(finished))]);
+        let events = stream::iter(all);
         Beginning { started, events: events.boxed(), span: Span::none() }
     }
 
     fn started(&self, prompt_tokens: u32, seed: u64) -> Started {
         let model = self.served.model.id.clone();
-        Started { request_id: self.scope.request_id.clone(), model, prompt_tokens, seed }
+        Started { request_id: self.scope.request_id.clone(), model, prompt_tokens, seed, echo: None }
     }
 }
 

@@ -15,7 +15,7 @@ use weft_runtime::{Deadline, status::code_name, telemetry::fields};
 
 use super::Events;
 use crate::{
-    answer::{Event, Finished},
+    answer::{Event, Finished, Usage},
     error::Error,
     metrics::{Metrics, Outcome, Work},
     request::Scope,
@@ -53,9 +53,9 @@ impl Record {
         self.end(Code::Ok, "");
     }
 
-    /// Watches an answer until its end, whatever that is.
-    pub(super) fn over(self, events: Events, span: Span) -> Events {
-        Recorded { events, record: self, span, first: None }.boxed()
+    /// Watches so many answers until their end, whatever that is.
+    pub(super) fn over(self, events: Events, span: Span, answers: u32) -> Events {
+        Recorded { events, record: self, span, first: None, left: answers, usage: Usage::default() }.boxed()
     }
 
     fn end(&mut self, code: Code, finish_reason: &'static str) {
@@ -82,6 +82,10 @@ struct Recorded {
     span: Span,
     /// When the first text left.
     first: Option<Instant>,
+    /// Answers that have not ended.
+    left: u32,
+    /// What those that have ended consumed.
+    usage: Usage,
 }
 
 impl Recorded {
@@ -94,7 +98,12 @@ impl Recorded {
     }
 
     fn finished(&mut self, finished: &Finished) {
-        let usage = finished.usage;
+        self.usage += finished.usage;
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 {
+            return;
+        }
+        let usage = self.usage;
         // A span's numbers are i64: what is not becomes text.
         self.span.record("gen_ai.usage.input_tokens", i64::from(usage.prompt));
         self.span.record("gen_ai.usage.output_tokens", i64::from(usage.completion));

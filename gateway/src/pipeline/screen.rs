@@ -15,7 +15,7 @@ use super::{
     prompt::count,
 };
 use crate::{
-    answer::{Event, Findings, FinishReason, Finished, Usage},
+    answer::{Event, Findings, FinishReason, Finished, Token, Usage},
     error::Error,
     metrics::Metrics,
     outbound::safety::Cleared,
@@ -31,25 +31,28 @@ pub(super) struct Screen<U> {
     findings: Findings,
     /// Bytes of text that went to the filter.
     text_end: u64,
+    /// Which of the answers this is.
+    index: u32,
     prompt_tokens: u32,
     finished: Option<Finished>,
     metrics: Metrics,
 }
 
 impl<U> Screen<U> {
-    /// `findings` are those of the prompt.
+    /// `prompt` is what is charged to this answer of the prompt, and found in it.
     pub(super) fn new(
         pairs: Duplex<U, String, Cleared>,
-        prompt_tokens: u32,
-        findings: Findings,
+        index: u32,
+        prompt: (u32, Findings),
         metrics: Metrics,
     ) -> Self {
-        let pairs = Some(pairs);
+        let (prompt_tokens, findings) = prompt;
         Self {
-            pairs,
+            pairs: Some(pairs),
             ledger: Ledger::default(),
             findings,
             text_end: 0,
+            index,
             prompt_tokens,
             finished: None,
             metrics,
@@ -65,7 +68,7 @@ impl<U> Screen<U> {
         if blocked {
             self.block(note.generated);
         }
-        delta(released, tokens)
+        self.delta(released, tokens)
     }
 
     fn last(&mut self, cleared: Option<Cleared>, mut ended: Ended) -> Option<Event> {
@@ -76,7 +79,7 @@ impl<U> Screen<U> {
         if blocked {
             let tokens = self.ledger.release(released.len());
             self.block(ended.usage.completion);
-            return delta(released, tokens);
+            return self.delta(released, tokens);
         }
         if ended.stop_string.is_some() {
             self.ledger.cut(self.text_end);
@@ -85,6 +88,7 @@ impl<U> Screen<U> {
         let findings = mem::take(&mut self.findings);
         let Ended { reason, stop_string, usage, .. } = ended;
         self.end(Finished {
+            index: self.index,
             reason,
             stop_string,
             usage,
@@ -92,7 +96,7 @@ impl<U> Screen<U> {
             blocked_prompt: None,
             quota_reached: false,
         });
-        delta(released, tokens)
+        self.delta(released, tokens)
     }
 
     /// Notes what the filter found; returns the text that it released.
@@ -110,6 +114,7 @@ impl<U> Screen<U> {
         let findings = mem::take(&mut self.findings);
         let (reason, blocked_prompt) = (FinishReason::ContentFilter, Some(false));
         self.end(Finished {
+            index: self.index,
             reason,
             stop_string: None,
             usage,
@@ -119,16 +124,17 @@ impl<U> Screen<U> {
         });
     }
 
+    /// A piece for the caller, unless there is nothing to say.
+    fn delta(&self, text: String, tokens: Vec<Token>) -> Option<Event> {
+        let index = self.index;
+        (!text.is_empty() || !tokens.is_empty()).then_some(Event::Delta { index, text, tokens })
+    }
+
     /// Whatever still runs behind this stage is dropped now, not when the caller has read the end.
     fn end(&mut self, finished: Finished) {
         self.pairs = None;
         self.finished = Some(finished);
     }
-}
-
-/// A piece for the caller, unless there is nothing to say.
-fn delta(text: String, tokens: Vec<crate::answer::Token>) -> Option<Event> {
-    (!text.is_empty() || !tokens.is_empty()).then_some(Event::Delta { text, tokens })
 }
 
 impl<U> Stream for Screen<U>

@@ -81,9 +81,10 @@ fn answer(words: &[String], stops: &[String], batch: usize, window: usize) -> (S
     let tokens =
         |ids: &[u32]| ids.iter().map(|&id| Token { id, logprob: Some(-1.0), top: Vec::new() }).collect();
     let ids: Vec<u32> = (0..).take(words.len()).chain([END]).collect();
-    let mut generated: Vec<_> = ids.chunks(batch).map(|ids| Ok(Generated::Tokens(tokens(ids)))).collect();
+    let mut generated: Vec<_> =
+        ids.chunks(batch).map(|ids| Ok(Generated::Tokens { index: 0, tokens: tokens(ids) })).collect();
     let usage = Usage { prompt: 3, completion: u32::try_from(ids.len()).unwrap(), cached_prompt: 0 };
-    generated.push(Ok(Generated::End { reason: FinishReason::Stop, stop_token: Some(END), usage }));
+    generated.push(Ok(Generated::End { index: 0, reason: FinishReason::Stop, stop_token: Some(END), usage }));
 
     let watch = (Counter::default(), Span::none());
     let generate = Generate::new(stream::iter(generated), &options, &[END], watch);
@@ -93,7 +94,7 @@ fn answer(words: &[String], stops: &[String], batch: usize, window: usize) -> (S
     let stopped = Stop::new(text, &options.stop, 3, Counter::default());
     let pairs = Duplex::new(stopped, (Peer::Safety, filter()), window, histogram());
     let metrics = Metrics::new(&weft_runtime::metrics::Metrics::default());
-    collect(block_on(Screen::new(pairs, 3, Findings::new(), metrics).collect()))
+    collect(block_on(Screen::new(pairs, 0, (3, Findings::new()), metrics).collect()))
 }
 
 fn collect(events: Vec<Result<Event, Error>>) -> (String, Vec<u32>, Finished) {
@@ -101,7 +102,7 @@ fn collect(events: Vec<Result<Event, Error>>) -> (String, Vec<u32>, Finished) {
     for event in events {
         assert!(finished.is_none(), "something came after the end");
         match event.unwrap() {
-            Event::Delta { text: more, tokens } => {
+            Event::Delta { text: more, tokens, .. } => {
                 assert!(!more.is_empty() || !tokens.is_empty(), "a delta that says nothing");
                 text.push_str(&more);
                 ids.extend(tokens.into_iter().map(|token| token.id));
@@ -204,8 +205,10 @@ proptest! {
 
 #[test]
 fn a_word_that_could_have_ended_the_answer_is_text_unless_inference_says_that_it_did() {
-    let tokens = |id| Generated::Tokens(vec![Token { id, logprob: None, top: Vec::new() }]);
-    let end = Generated::End { reason: FinishReason::Length, stop_token: None, usage: Usage::default() };
+    let tokens =
+        |id| Generated::Tokens { index: 0, tokens: vec![Token { id, logprob: None, top: Vec::new() }] };
+    let end =
+        Generated::End { index: 0, reason: FinishReason::Length, stop_token: None, usage: Usage::default() };
     let generated = [tokens(0), tokens(1), tokens(1), end].map(Ok);
     let options = Options::default();
     let watch = (Counter::default(), Span::none());

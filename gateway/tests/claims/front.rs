@@ -21,6 +21,7 @@ use weft_runtime::{
     BoxError, Context, Process, RuntimeConfig, Services, Tasks,
     client::{self, ClientConfig, Members, Outgoing, Target},
     config, pipe,
+    server::Incoming,
 };
 
 use crate::doubles::{inference::Inference, safety::Safety, tokenizer::Tokenizer};
@@ -87,6 +88,8 @@ pub(crate) fn again(name: &'static str, dead: &Running, services: Services) -> R
 pub(crate) struct Front {
     pub(crate) client: GatewayServiceClient<Caller>,
     pub(crate) gateway: Running,
+    /// The door of the HTTP API.
+    pub(crate) http: pipe::Connector,
     pub(crate) tokenizer: Tokenizer,
     pub(crate) inference: Inference,
     pub(crate) safety: Safety,
@@ -135,9 +138,11 @@ impl Front {
             safety: Target::Pipe(processes.safety.connector.clone()).into(),
         };
         let config = parse(config);
-        let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets));
+        let (http, incoming) = pipe::pipe();
+        let door = Some(Incoming::of(incoming));
+        let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets, door));
         let client = GatewayServiceClient::new(connect(&gateway));
-        Self { client, gateway, tokenizer, inference, safety, processes }
+        Self { client, gateway, http, tokenizer, inference, safety, processes }
     }
 
     /// A caller that speaks the Open Inference Protocol.

@@ -10,6 +10,7 @@ mod admission;
 mod chat;
 mod embed;
 mod faults;
+mod http;
 mod kserve;
 mod readiness;
 mod replicas;

@@ -232,10 +232,10 @@ async fn a_vocabulary_that_nobody_can_tell_is_refused_unless_that_is_allowed() {
     let status = loop {
         sleep(Duration::from_millis(50)).await;
         let conditions = front.gateway.context.health.conditions();
-        if let Some(state) = conditions.into_iter().find(|state| state.name == "vocabulary") {
-            if state.reason.as_deref().is_some_and(|reason| reason.contains("do not fit")) {
-                break front.chat(ask("hi")).await.err().unwrap();
-            }
+        if let Some(state) = conditions.into_iter().find(|state| state.name == "vocabulary")
+            && state.reason.as_deref().is_some_and(|reason| reason.contains("do not fit"))
+        {
+            break front.chat(ask("hi")).await.err().unwrap();
         }
     };
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");

@@ -1,11 +1,14 @@
 //! What a process serves, and the limits within which it does.
 //!
 //! Map: `accept` (connections, their bounds and their end), `front` (which service answers), `stack` (what every call
-//! passes on the way).
+//! passes on the way), `door` (for callers who do not speak gRPC).
 
 pub(crate) mod accept;
+pub(crate) mod door;
 pub(crate) mod front;
 pub(crate) mod stack;
+
+pub use self::door::{Door, Incoming, Operation};
 
 use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, time::Duration};
 
@@ -31,10 +34,11 @@ pub struct Services {
     stacks: Vec<Stack>,
     /// The same, around health and reflection.
     housekeeping: Vec<Stack>,
+    doors: Vec<Door>,
 }
 
 /// Puts something around routes.
-pub(crate) type Stack = Box<dyn FnOnce(Routes) -> Routes + Send>;
+pub(crate) type Stack = Box<dyn Fn(Routes) -> Routes + Send>;
 
 /// What a process serves, taken apart.
 pub(crate) struct Parts {
@@ -42,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) routes: Routes,
     /// What stands around health and reflection once the service has started.
     pub(crate) housekeeping: Vec<Stack>,
+    pub(crate) doors: Vec<Door>,
 }
 
 impl Services {
@@ -64,7 +69,14 @@ impl Services {
         self
     }
 
-    /// Puts a stack around all services, inside the process's own layers (trace, deadline, metrics). An error of
+    /// Adds a door for callers who do not speak gRPC.
+    #[must_use]
+    pub fn door(mut self, door: Door) -> Self {
+        self.doors.push(door);
+        self
+    }
+
+    /// Puts a stack around all services and doors, inside the process's own layers (trace, deadline, metrics). An error of
     /// the stack becomes a status, see [`rescue`](crate::layer::rescue).
     #[must_use]
     pub fn layer<L>(mut self, layer: L) -> Self
@@ -100,9 +112,10 @@ impl Services {
     }
 
     pub(crate) fn into_parts(self) -> Parts {
-        let routes: Routes = BoxCloneSyncService::new(self.routes.routes().prepare());
-        let routes = self.stacks.into_iter().fold(routes, |routes, stack| stack(routes));
-        Parts { names: self.names, routes, housekeeping: self.housekeeping }
+        let around = |routes: Routes| self.stacks.iter().fold(routes, |routes, stack| stack(routes));
+        let routes = around(BoxCloneSyncService::new(self.routes.routes().prepare()));
+        let doors = self.doors.into_iter().map(|door| Door { routes: around(door.routes), ..door }).collect();
+        Parts { names: self.names, routes, housekeeping: self.housekeeping, doors }
     }
 }
 
@@ -118,7 +131,11 @@ where
 
 impl std::fmt::Debug for Services {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Services").field("names", &self.names).field("stacks", &self.stacks.len()).finish()
+        f.debug_struct("Services")
+            .field("names", &self.names)
+            .field("stacks", &self.stacks.len())
+            .field("doors", &self.doors.len())
+            .finish()
     }
 }
 

@@ -4,7 +4,8 @@
 //! (trust, identity for mutual TLS).
 //!
 //! Rules: a certificate that is expired or unreadable never replaces one that works; when the one in use ends is a
-//! metric; both sides speak TLS 1.2 or 1.3 with `h2` only.
+//! metric; both sides speak TLS 1.2 or 1.3, with `h2` only but
+//! at a door for other callers.
 
 mod certificate;
 mod client;

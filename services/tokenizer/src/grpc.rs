@@ -11,6 +11,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 use weft_proto::tokenizer::v1::{
     DecodeRequest, DecodeResponse, DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest,
     EncodeChatResponse, EncodeRequest, EncodeResponse, GetTokenizerInfoRequest, GetTokenizerInfoResponse,
+    SpellRequest, SpellResponse,
     tokenizer_service_server::{TokenizerService, TokenizerServiceServer},
 };
 use weft_runtime::telemetry::fields;
@@ -113,6 +114,17 @@ impl TokenizerService for Tokenization {
     ) -> Result<Response<Self::DecodeStreamStream>, Status> {
         let stream = decode_stream::texts(self.clone(), request.into_inner());
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn spell(&self, request: Request<SpellRequest>) -> Result<Response<SpellResponse>, Status> {
+        let SpellRequest { token_ids } = request.into_inner();
+        validate::ids(&token_ids, 0, &self.tokenizer, &self.limits)?;
+        let count = token_ids.len();
+        let span = info_span!(target: fields::SPANS, "spell", weft.tokens = count);
+        let tokenizer = Arc::clone(&self.tokenizer);
+        let work = move || token_ids.iter().map(|id| tokenizer.spell(*id)).collect::<Result<_, _>>();
+        let tokens = self.pool.run_sized(count * BYTES_PER_ID, work).instrument(span).await??;
+        Ok(Response::new(SpellResponse { tokens }))
     }
 
     async fn get_tokenizer_info(

@@ -113,6 +113,14 @@ impl Tokenizer {
         Ok(text)
     }
 
+    /// How an id is spelled by itself, as it stands within a text; nothing where it has no token of its own.
+    ///
+    /// # Errors
+    /// If the `tokenizers` library fails.
+    pub fn spell(&self, id: u32) -> Result<Vec<u8>, Error> {
+        self.tokens(&[id], false).next().map_or_else(|| Ok(Vec::new()), |token| self.decoder.spell(token))
+    }
+
     /// Begins a text whose ids come one after the other: [`Tokenizer::tokens`] of them go to it.
     pub fn detokenizer(&self) -> Detokenizer {
         self.decoder.start()

@@ -26,7 +26,7 @@ SERVICES = ("tokenizer", "inference", "safety", "gateway")
 # A machine with two busy cores is slow to load a model; a hang is still found.
 START_LIMIT_S = 180
 # Ports of the default layout, Jaeger's included, from which a free offset is sought.
-PORTS = (50051, 50061, 50062, 50063, 60051, 60061, 60062, 60063, 4317, 4318, 16685, 16686, 13133)
+PORTS = (8080, 50051, 50061, 50062, 50063, 60051, 60061, 60062, 60063, 4317, 4318, 16685, 16686, 13133)
 
 
 def generate_client() -> None:
@@ -79,6 +79,10 @@ class Mesh:
     def address(self, service: str) -> str:
         """Where a service takes gRPC."""
         return self._ports(service)["listen"]
+
+    def openai(self) -> str:
+        """The base URL of the gateway's HTTP API."""
+        return f"http://{self._ports('gateway')['http']}/v1"
 
     def channel(self, service: str) -> grpc.Channel:
         """A new channel to a service, with a connection of its own."""

@@ -22,6 +22,8 @@ class Service:
         self._log = log
         self._name = name
         own = {"server__listen": self.address, "server__admin": self._admin}
+        if name == "gateway":
+            own["http__listen"] = f"127.0.0.1:{free_port()}"
         given = own | {"telemetry__otlp_endpoint": ""} | settings
         self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
         config = config or ROOT / "deploy" / "config" / f"{name}.toml"

@@ -87,7 +87,11 @@ def test_a_key_works_and_a_wrong_one_does_not(place: Place) -> None:
     key = place.key("zenith")
     eventually(lambda: place.is_let_in(key), 30, "the new key is in force")
     assert collect(place.chat(ask("hello", max_tokens=4), key)).finished.usage.completion_tokens >= 1
-    for wrong, reason in ((key[:-1], "CREDENTIALS_INVALID"), ("weft_", "CREDENTIALS_INVALID"), (None, "CREDENTIALS_MISSING")):
+    for wrong, reason in (
+        (key[:-1], "CREDENTIALS_INVALID"),
+        ("weft_", "CREDENTIALS_INVALID"),
+        (None, "CREDENTIALS_MISSING"),
+    ):
         error = refusal(place.chat(ask("hello"), wrong))
         assert error.code() == grpc.StatusCode.UNAUTHENTICATED
         assert details(error)["ErrorInfo"].reason == reason
@@ -125,7 +129,9 @@ def test_a_tenant_over_its_quota_is_told_all_about_it(place: Place) -> None:
     assert abs(int(pushback) - 1000 * delay) < 1000
 
     # Whoever does not say how much it needs gets what is left, to the token.
-    answer = collect(place.chat(weft.ChatRequest(messages=ask("hello").messages, options={"stop": {"ignore_eos": True}}), key))
+    answer = collect(
+        place.chat(weft.ChatRequest(messages=ask("hello").messages, options={"stop": {"ignore_eos": True}}), key)
+    )
     assert answer.finished.reason == LENGTH
     assert answer.finished.quota_reached
     usage = answer.finished.usage

@@ -67,10 +67,21 @@ def test_all_faults_are_named_at_once(gateway: GatewayServiceStub) -> None:
     }
 
 
-def test_what_is_not_served_yet_is_refused_by_name(gateway: GatewayServiceStub) -> None:
-    error = refusal(gateway.Chat(ask("hello", n=2), timeout=10))
-    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert "`options.n`" in error.details()
+def test_more_answers_than_may_be_asked_for_are_refused_by_name(gateway: GatewayServiceStub) -> None:
+    error = refusal(gateway.Chat(ask("hello", n=1000), timeout=10))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "options.n" in violations(error)
+
+
+def test_several_answers_come_side_by_side_and_each_ends(gateway: GatewayServiceStub) -> None:
+    ends = [
+        response.finished
+        for response in gateway.Chat(ask("hello", n=2, max_tokens=8), timeout=60)
+        if response.WhichOneof("event") == "finished"
+    ]
+    assert sorted(end.index for end in ends) == [0, 1]
+    # The prompt is on the first answer's bill alone.
+    assert [end.usage.prompt_tokens > 0 for end in sorted(ends, key=lambda end: end.index)] == [True, False]
 
 
 def test_an_adapter_that_is_not_loaded_is_named(gateway: GatewayServiceStub) -> None:

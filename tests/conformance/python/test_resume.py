@@ -146,13 +146,15 @@ def test_no_stream_is_lost_with_a_replica(
     with Load(replicated.gateway.address, streams, expected) as load:
         for kill in range(kills):
             victim = replicated.replicas[kill % 2]
-            answered = load.answered
-            eventually(lambda: replicated.streams_on(victim) >= streams // 4, 300, "streams on the victim")
+            eventually(
+                lambda victim=victim: replicated.streams_on(victim) >= streams // 4, 300, "streams on the victim"
+            )
             # Not always at the same moment of their lives.
             time.sleep(0.05 * (kill % 5))
             hit.append(replicated.streams_on(victim))
             victim.kill()
-            eventually(lambda: load.answered >= answered + streams, 300, "answers without it")
+            enough = load.answered + streams
+            eventually(lambda enough=enough: load.answered >= enough, 300, "answers without it")
             victim.__enter__()
             eventually(lambda: replicated.fit() == 2, 60, "it is used again")
     assert not load.failures, f"{len(load.failures)} of {load.answered}: {Counter(load.failures).most_common(5)}"

@@ -41,7 +41,9 @@ def test_every_schema_is_kept(gateway: GatewayServiceStub) -> None:
 
 
 def test_a_structured_answer_streams(gateway: GatewayServiceStub) -> None:
-    schema = {"type": "array", "items": {"type": "integer", "minimum": 1000}, "minItems": 8, "maxItems": 8}
+    # Of four digits each: in a longer run the filter would look for a card's number, and hold it until it ends.
+    number = {"type": "integer", "minimum": 1000, "maximum": 9999}
+    schema = {"type": "array", "items": number, "minItems": 8, "maxItems": 8}
     pieces = list(gateway.Chat(structured("Count.", json_schema=json.dumps(schema)), timeout=60))
     assert sum(piece.WhichOneof("event") == "delta" for piece in pieces) > 4, "the answer came in one piece"
     jsonschema.validate(json.loads(collect(pieces).text), schema)

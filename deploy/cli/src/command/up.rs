@@ -269,11 +269,9 @@ fn summary(ui: &Ui, place: &Place, plan: &Plan, trace: &str) -> io::Result<()> {
     ui.line(ui.paint("Weft is up", Tone::Strong))?;
     for member in Member::SERVICES {
         let Some(ports) = plan.layout.ports(member) else { continue };
-        row(
-            member.name(),
-            &ports.listen.to_string(),
-            &format!("gRPC; metrics and health on {}", ports.admin),
-        )?;
+        let http = ports.http.map(|address| format!("OpenAI's HTTP API on {address}; "));
+        let note = format!("gRPC; {}metrics and health on {}", http.unwrap_or_default(), ports.admin);
+        row(member.name(), &ports.listen.to_string(), &note)?;
     }
     if let Some(jaeger) = &plan.layout.jaeger {
         row("jaeger", &jaeger.query_endpoint(), &format!("trace of this answer: {trace}"))?;

@@ -107,7 +107,7 @@ impl Gateway {
                 stream.map(|item| Ok(item?.event.and_then(from_chat))).boxed()
             }
             Question::Complete(prompt) => {
-                let request = CompleteRequest { model, prompt, options, add_special_tokens: None };
+                let request = CompleteRequest { model, prompt, options, ..CompleteRequest::default() };
                 let stream = client.complete(call.request(request)).await?.into_inner();
                 stream.map(|item| Ok(item?.event.and_then(from_complete))).boxed()
             }

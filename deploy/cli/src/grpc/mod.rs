@@ -1,7 +1,8 @@
 //! The door to the services: the only module that names wire types.
 //!
-//! Map: `connect` (channels), `answer` (Chat and Complete: a text as it comes), `ids` (Generate: token ids as they come),
-//! `key` (who asks), `info` (what services say of themselves), `text` (the tokenizer, for prompts of an exact length), `refusal` (errors with
+//! Map: `connect` (channels), `key` (who asks), `adapters` (of inference), `answer` (Chat and Complete: a text as it comes),
+//! `ids` (Generate: token ids as they come), `info` (what services say of themselves), `text` (the tokenizer, for prompts of an
+//! exact length), `refusal` (errors with
 //! their `google.rpc` details).
 
 pub(crate) mod adapters;

@@ -16,6 +16,9 @@ use crate::failure::Failure;
 /// The admin port of a service, where its config names none, is its gRPC port plus this.
 const ADMIN_DISTANCE: u16 = 10_000;
 
+/// The port of OpenAI's HTTP API, where the gateway's config names none.
+const HTTP_PORT: u16 = 8080;
+
 /// Where one service listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ports {
@@ -23,6 +26,9 @@ pub(crate) struct Ports {
     pub(crate) listen: SocketAddr,
     /// `/metrics`, `/livez`, `/readyz`.
     pub(crate) admin: SocketAddr,
+    /// OpenAI's HTTP API: of the gateway, where its config has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) http: Option<SocketAddr>,
 }
 
 /// Where every member listens.
@@ -56,7 +62,8 @@ impl Layout {
     /// Every address that a member listens on, and what it is for.
     pub(crate) fn addresses(&self, member: Member) -> Vec<(&'static str, SocketAddr)> {
         if let Some(ports) = self.ports(member) {
-            return vec![("gRPC", ports.listen), ("admin", ports.admin)];
+            let http = ports.http.map(|address| ("HTTP", address));
+            return [("gRPC", ports.listen), ("admin", ports.admin)].into_iter().chain(http).collect();
         }
         self.jaeger.iter().flat_map(jaeger::Ports::addresses).collect()
     }
@@ -78,6 +85,7 @@ impl Layout {
             ("WEFT__SERVER__LISTEN".to_owned(), ports.listen.to_string()),
             ("WEFT__SERVER__ADMIN".to_owned(), ports.admin.to_string()),
         ]);
+        env.extend(ports.http.map(|address| ("WEFT__HTTP__LISTEN".to_owned(), address.to_string())));
         if member == Member::Gateway {
             let peers = [Member::Tokenizer, Member::Inference, Member::Safety];
             env.extend(
@@ -106,12 +114,14 @@ impl Ports {
     /// What cannot be read here takes its default: the service itself says, and better, what is wrong with its file.
     fn from_toml(text: &str, member: Member) -> Self {
         let file: toml::Table = text.parse().unwrap_or_default();
-        let address = |key| file.get("server")?.get(key)?.as_str()?.parse().ok();
+        let address = |section, key| file.get(section)?.get(key)?.as_str()?.parse().ok();
         let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listen: SocketAddr = address("listen").unwrap_or_else(|| here(member.default_port()));
+        let listen: SocketAddr = address("server", "listen").unwrap_or_else(|| here(member.default_port()));
         Self {
             listen,
-            admin: address("admin").unwrap_or_else(|| here(member.default_port() + ADMIN_DISTANCE)),
+            admin: address("server", "admin").unwrap_or_else(|| here(member.default_port() + ADMIN_DISTANCE)),
+            http: (member == Member::Gateway && has_http(&file))
+                .then(|| address("http", "listen").unwrap_or_else(|| here(HTTP_PORT))),
         }
     }
 
@@ -120,8 +130,17 @@ impl Ports {
             let port = moved_port(address.port(), offset, member)?;
             anyhow::Ok(SocketAddr::new(address.ip(), port))
         };
-        Ok(Self { listen: moved(self.listen)?, admin: moved(self.admin)? })
+        Ok(Self {
+            listen: moved(self.listen)?,
+            admin: moved(self.admin)?,
+            http: self.http.map(moved).transpose()?,
+        })
     }
+}
+
+/// Whether the gateway's file leaves its HTTP door on, as it is unless switched off.
+fn has_http(file: &toml::Table) -> bool {
+    file.get("http").and_then(|http| http.get("enabled")?.as_bool()).unwrap_or(true)
 }
 
 /// A port moved by the offset.
@@ -163,7 +182,15 @@ mod tests {
     #[test]
     fn a_config_that_names_no_port_means_the_documented_one() {
         let ports = Ports::from_toml("", Member::Inference);
-        assert_eq!((ports.listen.port(), ports.admin.port()), (50062, 60062));
+        assert_eq!((ports.listen.port(), ports.admin.port(), ports.http), (50062, 60062, None));
+    }
+
+    #[test]
+    fn the_gateway_has_an_http_door_unless_its_config_says_otherwise() {
+        let http = |text| Ports::from_toml(text, Member::Gateway).http.map(|address| address.to_string());
+        assert_eq!(http("").as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(http("[http]\nlisten = \"0.0.0.0:80\"").as_deref(), Some("0.0.0.0:80"));
+        assert_eq!(http("[http]\nenabled = false"), None);
     }
 
     #[test]
@@ -172,6 +199,7 @@ mod tests {
         let layout = Layout { services: BTreeMap::from(services), jaeger: None };
         let env = layout.environment(Member::Gateway, 100);
         assert_eq!(env["WEFT__SERVER__LISTEN"], "127.0.0.1:50151");
+        assert_eq!(env["WEFT__HTTP__LISTEN"], "127.0.0.1:8180");
         assert_eq!(env["WEFT__INFERENCE__ADDRESS"], "http://127.0.0.1:50162");
         assert_eq!(layout.environment(Member::Safety, 100).len(), 2);
         assert!(layout.environment(Member::Safety, 0).is_empty());

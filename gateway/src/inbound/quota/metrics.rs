@@ -75,10 +75,13 @@ impl Accounts {
     }
 }
 
+/// What a gauge reads of an account, of each kind.
+type Values = fn(&Limits, &Use) -> [(Kind, Option<u64>); 3];
+
 impl Collector for Accounts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let accounts = self.list();
-        let gauge = |name, help, values: fn(&Limits, &Use) -> [(Kind, Option<u64>); 3]| Gauge {
+        let gauge = |name, help, values: Values| Gauge {
             name,
             help,
             rows: accounts.iter().flat_map(|(key, limits, used)| rows(key, values(limits, used))).collect(),

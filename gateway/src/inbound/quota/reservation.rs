@@ -101,8 +101,9 @@ impl Reservation {
         let Some(short) = self.tokens.as_ref().filter(|tokens| tokens.answer < tokens.wanted) else {
             return Cow::Borrowed(options);
         };
+        let each = short.answer / u64::from(options.answers());
         let mut options = options.clone();
-        options.stop.max_tokens = Some(u32::try_from(short.answer).unwrap_or(u32::MAX));
+        options.stop.max_tokens = Some(u32::try_from(each).unwrap_or(u32::MAX));
         Cow::Owned(options)
     }
 
@@ -140,10 +141,10 @@ impl Reservation {
         state.charged -= beyond;
     }
 
-    /// Whether an answer that ended at its length ended there for want of quota.
-    fn cut(&self, usage: Usage) -> bool {
+    /// Whether one of so many answers that ended at its length ended there for want of quota.
+    fn cut(&self, completion: u32, answers: u32) -> bool {
         let short = |tokens: &Arc<Tokens>| {
-            tokens.answer < tokens.wanted && u64::from(usage.completion) >= tokens.answer
+            tokens.answer < tokens.wanted && u64::from(completion) >= tokens.answer / u64::from(answers)
         };
         self.tokens.as_ref().is_some_and(short)
     }
@@ -171,28 +172,36 @@ where
     G: Stream<Item = Result<Generated, Error>> + Send + Unpin,
 {
     generation.map(move |item| {
-        if let Ok(Generated::Tokens(tokens)) = &item {
+        if let Ok(Generated::Tokens { tokens, .. }) = &item {
             reservation.charge(tokens.len() as u64)?;
         }
         item
     })
 }
 
-/// Holds a lease while an answer flows, and settles its reservation at the end.
+/// Holds a lease while so many answers flow, and settles its reservation at the end of the last.
 pub(crate) fn held<E>(
     events: E,
-    lease: Lease,
-    reservation: Reservation,
+    (lease, reservation): (Lease, Reservation),
+    answers: u32,
 ) -> impl Stream<Item = Result<Event, Error>> + Send
 where
     E: Stream<Item = Result<Event, Error>> + Send,
 {
+    let (mut bill, mut left) = (Usage::default(), answers);
     events.map(move |mut item| {
         let _held = &lease;
         if let Ok(Event::Finished(finished)) = &mut item {
-            reservation.settle(finished.usage);
+            let Usage { prompt, completion, .. } = finished.usage;
+            // The prompt is on the first answer's bill alone.
+            bill.prompt += prompt;
+            bill.completion += completion;
+            left = left.saturating_sub(1);
+            if left == 0 {
+                reservation.settle(bill);
+            }
             finished.quota_reached =
-                finished.reason == FinishReason::Length && reservation.cut(finished.usage);
+                finished.reason == FinishReason::Length && reservation.cut(completion, answers);
         }
         item
     })

@@ -102,10 +102,15 @@ impl Call {
 
     /// Generates these tokens, in one message.
     pub(crate) async fn tokens(&mut self, ids: &[u32]) {
+        self.tokens_of(0, ids).await;
+    }
+
+    /// Generates these tokens of one of several answers.
+    pub(crate) async fn tokens_of(&mut self, index: u32, ids: &[u32]) {
         self.generated += u32::try_from(ids.len()).unwrap();
         let logprob = self.request.top_logprobs.map(|_| -0.5);
         let tokens = ids.iter().map(|&id| Token { id, logprob, top_logprobs: Vec::new() }).collect();
-        self.send(Event::Tokens(Tokens { tokens, index: 0 })).await;
+        self.send(Event::Tokens(Tokens { tokens, index })).await;
     }
 
     /// Ends it as the model does: with its end token.
@@ -119,6 +124,20 @@ impl Call {
         let reply = self.reply.clone();
         self.finish(reason, None).await;
         reply.send(Err(status)).await.unwrap();
+    }
+
+    /// Ends one of several answers, whose tokens were so many; the prompt is charged to the first.
+    pub(crate) async fn end_of(&mut self, index: u32, completion_tokens: u32) {
+        self.tokens_of(index, &[END]).await;
+        let prompt = u32::try_from(self.request.prompt_token_ids.len()).unwrap();
+        let usage = Usage {
+            prompt_tokens: if index == 0 { prompt } else { 0 },
+            completion_tokens: completion_tokens + 1,
+            cached_prompt_tokens: 0,
+        };
+        let (reason, stop_token_id) = (FinishReason::Stop.into(), Some(END));
+        let finished = Finished { reason, stop_token_id, usage: Some(usage), timings: None, index };
+        self.send(Event::Finished(finished)).await;
     }
 
     pub(crate) async fn finish(self, reason: FinishReason, stop_token_id: Option<u32>) {

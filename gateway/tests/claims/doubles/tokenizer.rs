@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use weft_proto::tokenizer::v1::{
     DecodeRequest, DecodeResponse, DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest,
     EncodeChatResponse, EncodeRequest, EncodeResponse, GetTokenizerInfoRequest, GetTokenizerInfoResponse,
+    SpellRequest, SpellResponse,
     tokenizer_service_server::{TokenizerService, TokenizerServiceServer},
 };
 use weft_runtime::Services;
@@ -87,8 +88,17 @@ impl TokenizerService for Tokenizer {
         Ok(Response::new(EncodeChatResponse { token_ids: self.encode_text(texts.join("|")) }))
     }
 
-    async fn decode(&self, _: Request<DecodeRequest>) -> Result<Response<DecodeResponse>, Status> {
-        Err(Status::unimplemented("the gateway decodes streams"))
+    async fn decode(&self, request: Request<DecodeRequest>) -> Result<Response<DecodeResponse>, Status> {
+        let words = self.state.words.lock().unwrap();
+        let word = |id: &u32| words.get(*id as usize).map(String::as_str).unwrap_or_default();
+        let text = request.into_inner().token_ids.iter().map(word).collect();
+        Ok(Response::new(DecodeResponse { text }))
+    }
+
+    async fn spell(&self, request: Request<SpellRequest>) -> Result<Response<SpellResponse>, Status> {
+        let words = self.state.words.lock().unwrap();
+        let word = |id: &u32| words.get(*id as usize).cloned().unwrap_or_default().into_bytes();
+        Ok(Response::new(SpellResponse { tokens: request.into_inner().token_ids.iter().map(word).collect() }))
     }
 
     async fn decode_stream(

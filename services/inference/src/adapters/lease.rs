@@ -73,7 +73,7 @@ impl Lease {
 
     /// SHA-256 of its weights file.
     pub fn fingerprint(&self) -> &str {
-        &self.0.0.adapter.fingerprint
+        &self.0.generation.adapter.fingerprint
     }
 
     /// What a step carries along.

@@ -324,7 +324,7 @@ async fn the_inference_extension_reads_which_adapters_run_and_wait() {
     let page = || service.context.metrics.encode();
     let series = |running: &str, waiting: &str| {
         format!(
-            "vllm:lora_requests_info{{max_lora=\"64\",running_lora_adapters=\"{running}\",\
+            "vllm:lora_requests_info{{max_lora=\"32\",running_lora_adapters=\"{running}\",\
              waiting_lora_adapters=\"{waiting}\"}} "
         )
     };

@@ -191,13 +191,11 @@ impl GuideError {
 fn mask_behind(parser: &mut TokenParser, said: &[u32]) -> Result<Option<Mask>, GuideError> {
     let mut complete = false;
     for token in said {
-        if complete {
+        // Asked first: a parser that is given what it does not allow says that it is too complex.
+        if complete || guarded(parser, |parser| parser.validate_tokens_raw(&[*token]))? == 0 {
             return Err(GuideError::NotFollowed);
         }
-        complete = follow(parser, *token).map_err(|error| match error {
-            GuideError::TooComplex { .. } => error,
-            _ => GuideError::NotFollowed,
-        })?;
+        complete = follow(parser, *token)?;
     }
     if complete { Ok(None) } else { compute_mask(parser).map(Some) }
 }

@@ -62,7 +62,7 @@ impl Pool {
                 let replicas = targets.into_iter().map(|target| Replica::new(context, peer, target, config));
                 this.publish(replicas.collect::<Result<_, _>>()?);
             }
-            members => this.follow(members.follow()),
+            members @ Members::Named { .. } => this.follow(members.follow()),
         }
         Ok(this)
     }

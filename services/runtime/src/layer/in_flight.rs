@@ -75,12 +75,11 @@ pub(crate) struct CountAndCancel {
 
 impl Around for CountAndCancel {
     async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
-        let path = request.uri().path();
         // Watches of health end by themselves when the process drains, and nobody waits for them.
-        if method::is_housekeeping(path) {
+        if method::is_housekeeping(request.uri().path()) {
             return next.run(request).await;
         }
-        let here = self.in_flight.enter(method::known(path));
+        let here = self.in_flight.enter(method::of(&request));
         let drain = self.drain.clone();
         let stopping = async move {
             drain.reached(Phase::Stopping).await;

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
+use http::Request;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+
+use crate::server::Operation;
 
 /// Stands for every method that no contract of ours has.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -38,6 +41,14 @@ fn methods(contract: &[u8]) -> Vec<String> {
 pub(crate) fn known(path: &str) -> &'static str {
     let name = path.strip_prefix('/').unwrap_or(path);
     KNOWN.get(name).map_or(UNKNOWN, String::as_str)
+}
+
+/// The name of a call: the operation of one that came through a [`Door`](crate::server::Door), else its method.
+pub(crate) fn of<B>(request: &Request<B>) -> &'static str {
+    match request.extensions().get::<Operation>() {
+        Some(Operation(name)) => name,
+        None => known(request.uri().path()),
+    }
 }
 
 /// Whether a path belongs to health or reflection: asked by machines around us, at all times and for as long as they

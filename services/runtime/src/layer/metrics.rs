@@ -116,7 +116,7 @@ impl Incoming {
 
 impl Around for Incoming {
     async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
-        let method = method::known(request.uri().path());
+        let method = method::of(&request);
         let in_flight = Raised::new(self.in_flight.get_or_create_owned(&MethodLabels { method }));
         let (this, started) = (self.clone(), Instant::now());
         let end = Counted::new(move |code| {

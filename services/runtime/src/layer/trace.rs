@@ -25,6 +25,7 @@ use super::{Around, Next, method};
 use crate::{
     body::{self, OnEnd},
     deadline::Deadline,
+    server::Operation,
     status::code_name,
     telemetry::fields,
 };
@@ -35,29 +36,51 @@ pub(crate) struct Incoming;
 
 impl Around for Incoming {
     async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
-        let path = request.uri().path();
-        if method::is_housekeeping(path) {
+        if method::is_housekeeping(request.uri().path()) {
             return next.run(request).await;
         }
-        let method = method::known(path);
-        let span = tracing::info_span!(
-            target: fields::SPANS,
-            parent: None,
-            fields::RPC,
-            otel.name = method,
-            otel.kind = "server",
-            { fields::RPC_SYSTEM } = "grpc",
-            { fields::RPC_METHOD } = method,
-            { fields::RPC_STATUS } = Empty,
-            { fields::ERROR_TYPE } = Empty,
-            { fields::DEADLINE_MS } = Empty,
-        );
+        let span = match request.extensions().get::<Operation>() {
+            Some(Operation(name)) => http_span(name),
+            None => rpc_span(method::known(request.uri().path())),
+        };
         let caller = TraceContextPropagator::new()
             .extract_with_context(&opentelemetry::Context::new(), &Headers(request.headers()));
         // Fails only where no OpenTelemetry layer is installed: then there is no trace to join.
         let _ = span.set_parent(caller);
         follow(span, is_failure_of_ours, request, next).await
     }
+}
+
+fn rpc_span(method: &'static str) -> Span {
+    tracing::info_span!(
+        target: fields::SPANS,
+        parent: None,
+        fields::RPC,
+        otel.name = method,
+        otel.kind = "server",
+        { fields::RPC_SYSTEM } = "grpc",
+        { fields::RPC_METHOD } = method,
+        { fields::RPC_STATUS } = Empty,
+        { fields::ERROR_TYPE } = Empty,
+        { fields::DEADLINE_MS } = Empty,
+    )
+}
+
+/// Of a call by plain HTTP, which ends with a code of gRPC's all the same.
+fn http_span(operation: &'static str) -> Span {
+    let (verb, route) = operation.split_once(' ').unwrap_or((operation, ""));
+    tracing::info_span!(
+        target: fields::SPANS,
+        parent: None,
+        fields::HTTP,
+        otel.name = operation,
+        otel.kind = "server",
+        { fields::HTTP_METHOD } = verb,
+        { fields::HTTP_ROUTE } = route,
+        { fields::RPC_STATUS } = Empty,
+        { fields::ERROR_TYPE } = Empty,
+        { fields::DEADLINE_MS } = Empty,
+    )
 }
 
 /// Spans of calls that this process makes.

@@ -21,7 +21,8 @@ use crate::{
     layer::{self, in_flight::InFlight},
     metrics::Metrics,
     server::{
-        accept::{Acceptor, Connection, ConnectionMetrics},
+        Door,
+        accept::{Acceptor, Connection, ConnectionMetrics, Speaks},
         front::Front,
         stack::{self, Parts},
     },
@@ -32,6 +33,13 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often a drain says what it waits for.
 const PROGRESS: Duration = Duration::from_secs(5);
+
+/// What stands behind the listener from the beginning, and behind further doors once they open.
+struct Hall {
+    front: Front,
+    parts: Parts,
+    acceptor: Acceptor,
+}
 
 /// A process that has not begun to serve.
 #[derive(Debug)]
@@ -91,13 +99,13 @@ impl Process {
         C: Connection,
     {
         let _killed = AbortOnDrop([self.connections.clone(), self.context.tasks.clone()]);
-        let front = self.accept(incoming)?;
+        let hall = self.accept(incoming)?;
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
             biased;
             // Whoever starts for a minute must not be deaf for one.
             () = &mut stop => return self.end().await,
-            services = start => self.open(&front, services.map_err(Into::into)?),
+            services = start => self.open(hall, services.map_err(Into::into)?),
         }
         let failure = tokio::select! {
             biased;
@@ -112,7 +120,7 @@ impl Process {
     fn accept<C: Connection>(
         &self,
         incoming: impl Stream<Item = io::Result<C>> + Send + 'static,
-    ) -> Result<Front, BoxError> {
+    ) -> Result<Hall, BoxError> {
         let Context { health, drain, .. } = self.context.clone();
         let front = Front::new(HealthRpc { health, drain: drain.clone(), names: Arc::clone(&self.names) })?;
         let parts = Parts {
@@ -123,16 +131,17 @@ impl Process {
         };
         let tls = self.identity()?;
         let acceptor = Acceptor {
-            routes: stack::stack(front.clone(), parts),
+            routes: stack::stack(front.clone(), parts.clone()),
+            speaks: Speaks::Grpc,
             config: Arc::new(self.config.server.clone()),
             drain,
             tasks: self.connections.clone(),
             tls,
             metrics: ConnectionMetrics::register(&self.context.metrics),
         };
-        self.connections.spawn_root("accept", acceptor.run(incoming));
+        self.connections.spawn_root("accept", acceptor.clone().run(incoming));
         self.draining.holds();
-        Ok(front)
+        Ok(Hall { front, parts, acceptor })
     }
 
     /// Who this server is, where TLS is on, from now on as its files say.
@@ -144,11 +153,16 @@ impl Process {
         Ok(Some(identity))
     }
 
-    fn open(&self, front: &Front, services: Services) {
+    fn open(&self, hall: Hall, services: Services) {
         let parts = services.into_parts();
         // Set here only, so this cannot fail.
         let _ = self.names.set(parts.names);
-        front.open(parts.routes, parts.housekeeping);
+        hall.front.open(parts.routes, parts.housekeeping);
+        for Door { incoming, routes, edge } in parts.doors {
+            let routes = edge(stack::around_all(routes, hall.parts.clone()));
+            let acceptor = Acceptor { routes, speaks: Speaks::Http, ..hall.acceptor.clone() };
+            self.connections.spawn_root("accept", acceptor.run(incoming.into_stream()));
+        }
         self.started.holds();
     }
 

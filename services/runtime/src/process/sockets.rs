@@ -1,13 +1,19 @@
 //! A process on sockets and signals.
 
-use std::{io::Write as _, net::SocketAddr, process::ExitCode};
+use std::{io::Write as _, process::ExitCode};
 
-use futures::{Stream, StreamExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::net::TcpListener;
 
 use super::{BoxError, Context, Process, RuntimeConfig, signals::Signals};
-use crate::{Services, admin, server::ServerConfig, status, telemetry::Telemetry};
+use crate::{
+    Services, admin,
+    server::{
+        ServerConfig,
+        door::{bind, connections},
+    },
+    status,
+    telemetry::Telemetry,
+};
 
 /// Builds the tokio runtime and lives on it.
 pub(super) fn run<Fut, E>(
@@ -122,20 +128,4 @@ impl Sockets {
         };
         Ok(Self { grpc, admin })
     }
-}
-
-async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, BoxError> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => format!("{key} = {address} is in use by another process").into(),
-        _ => format!("{key} = {address} cannot be bound: {error}").into(),
-    })
-}
-
-fn connections(listener: TcpListener) -> impl Stream<Item = std::io::Result<TcpStream>> + Send {
-    TcpListenerStream::new(listener).map(|accepted| {
-        accepted.inspect(|socket| {
-            // Tokens are small and each is awaited. A socket that refuses still works.
-            let _ = socket.set_nodelay(true);
-        })
-    })
 }

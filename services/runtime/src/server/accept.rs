@@ -6,9 +6,9 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
-use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
+    server::conn::auto,
     service::TowerToHyperService,
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
@@ -72,12 +72,32 @@ impl Connection for Pipe {
 #[derive(Clone, Debug)]
 pub(crate) struct Acceptor {
     pub(crate) routes: Routes,
+    pub(crate) speaks: Speaks,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) drain: Drain,
     /// The connections and their calls, apart from the service's own tasks: they end first.
     pub(crate) tasks: Tasks,
     pub(crate) tls: Option<Arc<ServerIdentity>>,
     pub(crate) metrics: ConnectionMetrics,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// HTTP/2 only.
+    Grpc,
+    /// HTTP/1.1 and HTTP/2.
+    Http,
+}
+
+impl Speaks {
+    /// As TLS names them, best first.
+    fn protocols(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Grpc => &[b"h2"],
+            Self::Http => &[b"h2", b"http/1.1"],
+        }
+    }
 }
 
 /// What is known of connections, as opposed to calls.
@@ -101,6 +121,8 @@ impl ConnectionMetrics {
 
 /// How long to leave an accept that failed alone: out of file descriptors is out for a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What HTTP/1 needs to read at all.
+const LEAST_BUFFER: usize = 8 * 1024;
 /// How long a caller may take to shake hands: it holds one of `max_connections` meanwhile.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -138,7 +160,7 @@ impl Acceptor {
     async fn connection<C: Connection>(self, io: C) {
         let Some(identity) = self.tls.clone() else { return self.serve(io, None).await };
         let remote = io.peer();
-        let why = match timeout(HANDSHAKE, identity.accept(io)).await {
+        let why = match timeout(HANDSHAKE, identity.accept(io, self.speaks.protocols())).await {
             Ok(Ok(stream)) => {
                 let caller = PeerIdentity::shown(&stream);
                 return self.serve(stream, caller).await;
@@ -165,8 +187,8 @@ impl Acceptor {
             }
             request
         });
-        let http2 = builder(&self.config, &self.tasks);
-        let connection = http2.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes));
+        let http = builder(&self.config, self.speaks, &self.tasks);
+        let connection = http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes));
         let mut connection = std::pin::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -177,14 +199,22 @@ impl Acceptor {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(error = chain(&error), ?remote, "connection ended");
+            tracing::debug!(error = chain(&*error), ?remote, "connection ended");
         }
     }
 }
 
-fn builder(config: &ServerConfig, tasks: &Tasks) -> http2::Builder<CallExecutor> {
-    let mut http2 = http2::Builder::new(CallExecutor(tasks.clone()));
-    http2
+fn builder(config: &ServerConfig, speaks: Speaks, tasks: &Tasks) -> auto::Builder<CallExecutor> {
+    let mut http = auto::Builder::new(CallExecutor(tasks.clone()));
+    if speaks == Speaks::Grpc {
+        http = http.http2_only();
+    }
+    http.http1()
+        .timer(TokioTimer::new())
+        // Also between two calls: a caller who is silent for longer connects again.
+        .header_read_timeout(config.keepalive_interval + config.keepalive_timeout)
+        .max_buf_size((config.max_header_bytes as usize).max(LEAST_BUFFER));
+    http.http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(flow::STREAM_WINDOW)
         .initial_connection_window_size(flow::CONNECTION_WINDOW)
@@ -192,5 +222,5 @@ fn builder(config: &ServerConfig, tasks: &Tasks) -> http2::Builder<CallExecutor>
         .max_header_list_size(config.max_header_bytes)
         .keep_alive_interval(config.keepalive_interval)
         .keep_alive_timeout(config.keepalive_timeout);
-    http2
+    http
 }

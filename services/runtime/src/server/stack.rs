@@ -1,6 +1,9 @@
 //! What every incoming call passes, read from the outside in.
 
-use tower::{Layer as _, ServiceBuilder, util::BoxCloneSyncService};
+use std::convert::Infallible;
+
+use tonic::body::Body;
+use tower::{Layer as _, Service, ServiceBuilder, util::BoxCloneSyncService};
 
 use super::{Limits, Routes, front::Front};
 use crate::{
@@ -26,7 +29,22 @@ pub(crate) struct Parts {
 
 /// The stack around a process's services.
 pub(crate) fn stack(front: Front, parts: Parts) -> Routes {
-    let Limits { max_message_bytes, default_deadline, max_deadline } = parts.limits;
+    // Innermost, since it judges what tonic says of the bytes before anybody else has had a word.
+    let readable = around(Readable { max_message_bytes: parts.limits.max_message_bytes });
+    around_all(readable.layer(front), parts)
+}
+
+/// What every call passes, whatever it speaks: outcomes are statuses in here, of calls at a [`Door`](super::Door) too.
+pub(crate) fn around_all<S>(inner: S, parts: Parts) -> Routes
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let Limits { default_deadline, max_deadline, .. } = parts.limits;
     let stack = ServiceBuilder::new()
         // One span a call; joins the caller's trace. Outermost, so it sees every refusal below.
         .layer(around(trace::Incoming))
@@ -40,8 +58,6 @@ pub(crate) fn stack(front: Front, parts: Parts) -> Routes {
         }))
         // A panic below is this call's INTERNAL; the layers above still count it.
         .layer(around(CatchPanics))
-        // Innermost, since it judges what tonic says of the bytes before anybody else has had a word.
-        .layer(around(Readable { max_message_bytes }))
         .into_inner();
-    BoxCloneSyncService::new(stack.layer(front))
+    BoxCloneSyncService::new(stack.layer(inner))
 }

@@ -7,6 +7,12 @@ pub const SPANS: &str = "weft::span";
 
 /// A call, incoming or outgoing.
 pub const RPC: &str = "rpc";
+/// A call by plain HTTP, incoming.
+pub const HTTP: &str = "http";
+/// `POST`.
+pub const HTTP_METHOD: &str = "http.request.method";
+/// `/v1/chat/completions`.
+pub const HTTP_ROUTE: &str = "http.route";
 /// `grpc`.
 pub const RPC_SYSTEM: &str = "rpc.system.name";
 /// The fully qualified method: `weft.tokenizer.v1.TokenizerService/Encode`.

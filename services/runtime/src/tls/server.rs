@@ -19,7 +19,7 @@ use tokio_rustls::{
 };
 
 use super::{
-    ALPN, ServerTls, certificate,
+    ServerTls, certificate,
     files::{Pem, TlsError},
     provider,
 };
@@ -83,8 +83,7 @@ impl Material {
             }
         };
         let identity = callers.with_single_cert(chain, self.key.key()?);
-        let mut config = identity.map_err(|source| self.certificate.unusable(source))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        let config = identity.map_err(|source| self.certificate.unusable(source))?;
         Ok((Arc::new(config), ends))
     }
 }
@@ -156,12 +155,14 @@ impl ServerIdentity {
         self.reloads.get_or_create(&ReloadLabels { outcome }).inc();
     }
 
-    /// Shakes hands, with the identity of this moment.
-    pub(crate) async fn accept<IO>(&self, io: IO) -> io::Result<TlsStream<IO>>
+    /// Shakes hands, with the identity of this moment, to speak one of these protocols.
+    pub(crate) async fn accept<IO>(&self, io: IO, protocols: &[&[u8]]) -> io::Result<TlsStream<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        TlsAcceptor::from(self.config.load_full()).accept(io).await
+        let mut config = ServerConfig::clone(&self.config.load());
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config)).accept(io).await
     }
 }
 

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::tokenizer::v1::{
     DecodeRequest, DecodeResponse, DecodeStreamRequest, DecodeStreamResponse, EncodeChatRequest,
     EncodeChatResponse, EncodeRequest, EncodeResponse, GetTokenizerInfoRequest, GetTokenizerInfoResponse,
+    SpellRequest, SpellResponse,
     tokenizer_service_client::TokenizerServiceClient,
     tokenizer_service_server::{TokenizerService, TokenizerServiceServer},
 };
@@ -78,6 +79,10 @@ impl TokenizerService for Scripted {
         _: Request<EncodeChatRequest>,
     ) -> Result<Response<EncodeChatResponse>, Status> {
         Err(status::unserved("tools"))
+    }
+
+    async fn spell(&self, _: Request<SpellRequest>) -> Result<Response<SpellResponse>, Status> {
+        Err(status::unserved("spelling"))
     }
 
     async fn decode(&self, request: Request<DecodeRequest>) -> Result<Response<DecodeResponse>, Status> {

@@ -48,6 +48,22 @@ impl Decoder {
         Ok(Self { stages })
     }
 
+    /// The bytes that a token stands for within a text: a part of a character, where it is one.
+    ///
+    /// # Errors
+    /// If the `tokenizers` library fails.
+    pub fn spell(&self, token: String) -> Result<Vec<u8>, Error> {
+        if let Some(bytes) = self.stages.iter().find_map(|stage| stage.bytes_of(&token)) {
+            return Ok(bytes);
+        }
+        // The first token of a text is treated differently, so another goes before it.
+        const BEFORE: &str = "x";
+        let mut text = self.start();
+        let mut spelled = text.push([BEFORE.to_owned(), token])?;
+        spelled.push_str(&text.finish()?);
+        Ok(spelled.strip_prefix(BEFORE).unwrap_or(&spelled).as_bytes().to_vec())
+    }
+
     /// Begins a text.
     pub fn start(&self) -> Detokenizer {
         Detokenizer { stages: self.stages.clone(), tail: Tail::default() }

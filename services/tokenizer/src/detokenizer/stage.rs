@@ -98,6 +98,22 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// The bytes that this token stands for, where this stage reads it as bytes.
+    pub(super) fn bytes_of(&self, token: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::ByteLevel(_) => Some(bytes_of(token.to_owned())),
+            Self::ByteFallback { .. } => byte(token).map(|byte| vec![byte]),
+            Self::Each(_)
+            | Self::First { .. }
+            | Self::Last { .. }
+            | Self::StripEach(_)
+            | Self::StripText(_)
+            | Self::Join { .. } => None,
+        }
+    }
+}
+
 /// The twins of a decoder, in order.
 pub(super) fn twins(decoder: &DecoderWrapper) -> Result<Vec<Stage>, NotStreamable> {
     let mut stages = Vec::new();
@@ -153,8 +169,12 @@ fn chain(decoder: &DecoderWrapper, tokens: Vec<String>) -> Result<Vec<String>, E
     decoder.decode_chain(tokens).map_err(Error::Tokenizer)
 }
 
-/// Whether the library reads a token as a byte: its own test, to the letter.
 fn is_byte(token: &str) -> bool {
+    byte(token).is_some()
+}
+
+/// The byte as which the library reads a token: its own test, to the letter.
+fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x").and_then(|token| token.strip_suffix('>'));
-    token.len() == 6 && digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
+    digits.filter(|_| token.len() == 6).and_then(|digits| u8::from_str_radix(digits, 16).ok())
 }

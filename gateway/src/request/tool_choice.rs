@@ -1,68 +1,41 @@
-//! What the answer must look like: as the caller says it, or as a tool that must be called does.
+//! A tool that must be called: what the answer must then look like.
 
 use serde_json::{Map, Value, json};
-use weft_proto::{
-    common::v1::{self as common, constraint::Form as WireForm},
-    gateway::v1::{ToolChoice, tool_choice::Form as Choice},
-};
 
-use super::Faults;
-use crate::request::{Constraint, Form, Tool};
+use super::{Constraint, Faults, Form, Tool};
 
-/// Where the options have it.
-const FIELD: &str = "options.constraint";
-/// Where a tool that must be called makes one.
-const TOOL_CHOICE: &str = "tool_choice";
+/// Where a request says it, in every API of ours.
+const FIELD: &str = "tool_choice";
 
-/// Reads the constraint of the options.
-pub(super) fn read(constraint: common::Constraint, faults: &mut Faults) -> Option<Constraint> {
-    let form = match constraint.form {
-        Some(WireForm::JsonSchema(text)) => Form::JsonSchema(text),
-        Some(WireForm::Regex(text)) => Form::Regex(text),
-        Some(WireForm::LarkGrammar(text)) => Form::Lark(text),
-        Some(WireForm::Choice(choice)) => Form::Choice(choice.options),
-        Some(WireForm::JsonObject(true)) => Form::JsonObject,
-        Some(WireForm::JsonObject(false)) => {
-            let rule = "is false; must be true, or another form be set";
-            faults.wrong.push(format!("{FIELD}.json_object"), rule);
-            return None;
-        }
-        None => {
-            faults.wrong.push(FIELD, "has no form; must have exactly one");
-            return None;
-        }
-    };
-    Some(Constraint { form, field: FIELD })
+/// Which tool must be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    /// One of them.
+    Any,
+    /// The one of this name.
+    Named(String),
 }
 
 /// Makes the constraint of a tool that must be called: one call, as JSON.
-pub(super) fn of_tools(choice: ToolChoice, tools: &[Tool], faults: &mut Faults) -> Option<Constraint> {
-    faults
-        .require(!tools.is_empty(), TOOL_CHOICE, || "is set; must not be where `tools` is empty".to_owned());
-    let chosen: Vec<(usize, &Tool)> = match choice.form {
-        Some(Choice::Any(true)) => tools.iter().enumerate().collect(),
-        Some(Choice::Any(false)) => {
-            faults.wrong.push("tool_choice.any", "is false; must be true, or `name` be set");
-            return None;
-        }
-        Some(Choice::Name(name)) => {
-            let found = tools.iter().enumerate().find(|(_, tool)| tool.name == name);
+pub(crate) fn constraint(choice: &ToolChoice, tools: &[Tool], faults: &mut Faults) -> Option<Constraint> {
+    faults.require(!tools.is_empty(), FIELD, || "is set; must not be where `tools` is empty".to_owned());
+    let chosen: Vec<(usize, &Tool)> = match choice {
+        ToolChoice::Any => tools.iter().enumerate().collect(),
+        ToolChoice::Named(name) => {
+            let found = tools.iter().enumerate().find(|(_, tool)| tool.name == *name);
             faults.require(found.is_some() || tools.is_empty(), "tool_choice.name", || {
                 format!("is {name:?}; must be the name of one of `tools`")
             });
             found.into_iter().collect()
-        }
-        None => {
-            faults.wrong.push(TOOL_CHOICE, "has no form; must have exactly one");
-            return None;
         }
     };
     let schemas: Vec<(&str, Map<String, Value>)> = chosen
         .into_iter()
         .filter_map(|(index, tool)| Some((tool.name.as_str(), arguments(index, tool, faults)?)))
         .collect();
-    let form = Form::JsonSchema(call_schema(schemas).to_string());
-    Some(Constraint { form, field: TOOL_CHOICE })
+    // Without one there is nothing to choose from, and the fault is noted.
+    let form = (!schemas.is_empty()).then(|| Form::JsonSchema(call_schema(schemas).to_string()))?;
+    Some(Constraint { form, field: FIELD })
 }
 
 /// The schema of a tool's arguments.
@@ -136,9 +109,9 @@ mod tests {
         Tool { name: name.to_owned(), description: String::new(), parameters_json_schema: schema.to_owned() }
     }
 
-    fn schema_of(choice: Choice, tools: &[Tool]) -> Value {
+    fn schema_of(choice: &ToolChoice, tools: &[Tool]) -> Value {
         let mut faults = Faults::default();
-        let constraint = of_tools(ToolChoice { form: Some(choice) }, tools, &mut faults).unwrap();
+        let constraint = constraint(choice, tools, &mut faults).unwrap();
         faults.into_result().unwrap();
         let Form::JsonSchema(text) = constraint.form else { panic!("no schema") };
         serde_json::from_str(&text).unwrap()
@@ -147,7 +120,7 @@ mod tests {
     #[test]
     fn a_named_tool_makes_the_schema_of_its_call() {
         let tools = [tool("a", "{\"type\":\"object\"}"), tool("b", "{\"type\":\"object\",\"$id\":\"x\"}")];
-        let call = schema_of(Choice::Name("b".to_owned()), &tools);
+        let call = schema_of(&ToolChoice::Named("b".to_owned()), &tools);
         assert_eq!(call["properties"]["name"], json!({ "const": "b" }));
         assert_eq!(call["properties"]["arguments"], json!({ "type": "object" }));
     }
@@ -155,7 +128,7 @@ mod tests {
     #[test]
     fn references_of_a_tool_lead_into_its_own_schema() {
         let tree = r##"{"properties": {"left": {"$ref": "#"}, "$ref": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"enum": ["#"]}}}"##;
-        let call = schema_of(Choice::Any(true), &[tool("a", "{}"), tool("b", tree)]);
+        let call = schema_of(&ToolChoice::Any, &[tool("a", "{}"), tool("b", tree)]);
         let arguments = &call["anyOf"][1]["properties"]["arguments"];
         assert_eq!(arguments["properties"]["left"]["$ref"], "#/anyOf/1/properties/arguments");
         assert_eq!(arguments["properties"]["$ref"]["$ref"], "#/anyOf/1/properties/arguments/$defs/a");
@@ -164,17 +137,17 @@ mod tests {
 
     #[test]
     fn a_tool_that_is_not_there_and_a_schema_that_is_not_json_are_named() {
-        let wrong = |choice, tools: &[Tool]| {
+        let wrong = |choice: &ToolChoice, tools: &[Tool]| {
             let mut faults = Faults::default();
-            of_tools(ToolChoice { form: choice }, tools, &mut faults);
+            constraint(choice, tools, &mut faults);
             faults.into_result().unwrap_err().to_string()
         };
         let tools = [tool("a", "{"), tool("b", "3")];
-        assert!(wrong(Some(Choice::Name("c".to_owned())), &tools).contains("`tool_choice.name` is \"c\""));
-        let both = wrong(Some(Choice::Any(true)), &tools);
+        let named = ToolChoice::Named("c".to_owned());
+        assert!(wrong(&named, &tools).contains("`tool_choice.name` is \"c\""));
+        let both = wrong(&ToolChoice::Any, &tools);
         assert!(both.contains("tools[0].parameters_json_schema` is not JSON"), "{both}");
         assert!(both.contains("tools[1].parameters_json_schema` is no JSON object"), "{both}");
-        assert!(wrong(Some(Choice::Any(true)), &[]).contains("`tools` is empty"));
-        assert!(wrong(None, &tools).contains("has no form"));
+        assert!(wrong(&ToolChoice::Any, &[]).contains("`tools` is empty"));
     }
 }
