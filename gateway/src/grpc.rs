@@ -24,7 +24,6 @@ use weft_runtime::Deadline;
 use crate::{
     answer::{Event, Started},
     config::Limits,
-    error::Error,
     inbound::tenant::caller_of,
     models::Models,
     pipeline::{Inputs, Pipeline},
@@ -94,12 +93,9 @@ impl GatewayService for Gateway {
         &self,
         request: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
-        let served = self.models.served(Deadline::of(&request)).await?;
         let caller = caller_of(request.extensions());
-        let usable = [served].into_iter().filter(|served| caller.may_use(&served.model.id, None).is_ok());
-        Ok(Response::new(ListModelsResponse {
-            models: usable.map(|served| answer::model(&served)).collect(),
-        }))
+        let usable = self.models.list(&caller, Deadline::of(&request)).await?;
+        Ok(Response::new(ListModelsResponse { models: usable.iter().map(answer::model).collect() }))
     }
 
     async fn get_model(
@@ -109,8 +105,7 @@ impl GatewayService for Gateway {
         let (deadline, caller) = (Deadline::of(&request), caller_of(request.extensions()));
         let name = request.into_inner().model;
         parse::model_name(&name)?;
-        let served = self.models.find(&name, deadline).await?;
-        caller.may_use(&served.model.id, None).map_err(Error::from)?;
+        let served = self.models.describe(&name, &caller, deadline).await?;
         Ok(Response::new(GetModelResponse { model: Some(answer::model(&served)) }))
     }
 }

@@ -12,6 +12,7 @@ use weft_runtime::Deadline;
 
 use crate::{
     error::{Error, Failure},
+    inbound::auth::Identity,
     outbound::{Outbound, inference::Model, tokenizer::Vocabulary},
 };
 
@@ -61,8 +62,30 @@ impl Models {
         Err(Error::UnknownModel { model: name.to_owned(), served: served.model.id.clone() })
     }
 
+    /// As [`find`](Self::find), for a caller who wants to know of it: who may not use it is not told.
+    pub(crate) async fn describe(
+        &self,
+        name: &str,
+        caller: &Identity,
+        deadline: Option<Deadline>,
+    ) -> Result<Served, Error> {
+        let served = self.find(name, deadline).await?;
+        caller.may_use(&served.model.id, None)?;
+        Ok(served)
+    }
+
+    /// The models that a caller may use.
+    pub(crate) async fn list(
+        &self,
+        caller: &Identity,
+        deadline: Option<Deadline>,
+    ) -> Result<Option<Served>, Error> {
+        let served = self.served(deadline).await?;
+        Ok(Some(served).filter(|served| caller.may_use(&served.model.id, None).is_ok()))
+    }
+
     /// The model that is served.
-    pub(crate) async fn served(&self, deadline: Option<Deadline>) -> Result<Served, Error> {
+    async fn served(&self, deadline: Option<Deadline>) -> Result<Served, Error> {
         let known = self.known.load_full();
         let model = match &known.model {
             Some(model) => Arc::clone(model),

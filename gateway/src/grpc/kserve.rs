@@ -25,7 +25,7 @@ use weft_proto::kserve::{
 use weft_runtime::{Deadline, health::Health, status::violation};
 
 use super::{Answers, Gateway, parse, scope};
-use crate::{pipeline::Events, request::Scope};
+use crate::{inbound::tenant::caller_of, pipeline::Events, request::Scope};
 use answer::{Failed, Form};
 use request::Wanted;
 
@@ -112,9 +112,10 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
-        let deadline = Deadline::of(&request);
+        let (deadline, caller) = (Deadline::of(&request), caller_of(request.extensions()));
         let ModelReadyRequest { name, version } = request.into_inner();
-        let served = request::is_version(&version) && self.gateway.models.find(&name, deadline).await.is_ok();
+        let found = self.gateway.models.describe(&name, &caller, deadline).await;
+        let served = request::is_version(&version) && found.is_ok();
         Ok(Response::new(ModelReadyResponse { ready: served && self.health.is_serving() }))
     }
 
@@ -129,7 +130,7 @@ impl GrpcInferenceService for OpenInference {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let deadline = Deadline::of(&request);
+        let (deadline, caller) = (Deadline::of(&request), caller_of(request.extensions()));
         let ModelMetadataRequest { name, version } = request.into_inner();
         if !request::is_version(&version) {
             return Err(violation("version", &request::version_rule(&version)));
@@ -137,7 +138,7 @@ impl GrpcInferenceService for OpenInference {
         if !name.is_empty() {
             parse::model_name(&name)?;
         }
-        let served = self.gateway.models.find(&name, deadline).await?;
+        let served = self.gateway.models.describe(&name, &caller, deadline).await?;
         Ok(Response::new(answer::model_metadata(&served.model.id)))
     }
 

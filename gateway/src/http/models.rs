@@ -47,12 +47,12 @@ pub(super) async fn get(
 }
 
 async fn all(desk: &Desk, scope: &Scope) -> Result<Response<Body>, Status> {
-    let served = desk.models.served(scope.deadline).await?;
-    wire::json(&List { object: "list", data: vec![model(desk, &served)] })
+    let usable = desk.models.list(&scope.caller, scope.deadline).await?;
+    wire::json(&List { object: "list", data: usable.iter().map(|served| model(desk, served)).collect() })
 }
 
 async fn one(desk: &Desk, scope: &Scope, name: &str) -> Result<Response<Body>, Status> {
-    let served = desk.models.find(name, scope.deadline).await?;
+    let served = desk.models.describe(name, &scope.caller, scope.deadline).await?;
     wire::json(&model(desk, &served))
 }
 

@@ -97,11 +97,11 @@ impl Generation {
 
     /// Reads the log-probabilities of the prompt, which come before all tokens. Without them nothing has been said, so the loss
     /// of a replica meanwhile is the caller's.
-    pub(super) async fn read_prompt(&mut self) -> Result<Result<(), Status>, Error> {
-        let Source::Open(messages) = &mut self.source else { return Ok(Ok(())) };
+    pub(super) async fn read_prompt(&mut self) -> Result<(), Error> {
+        let Source::Open(messages) = &mut self.source else { return Ok(()) };
         while self.prompt.len() < self.prompt_tokens as usize {
             match messages.message().await {
-                Err(status) => return Ok(Err(status)),
+                Err(status) => return Err(self.failed(status)),
                 Ok(Some(GenerateResponse { event: Some(Event::PromptLogprobs(more)) })) => {
                     self.prompt.extend(more.tokens.into_iter().map(read_token));
                 }
@@ -110,7 +110,7 @@ impl Generation {
         }
         // Another replica that goes on need not say them again.
         self.request.prompt_top_logprobs = None;
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// What a message says; what it brings is kept in case another replica has to go on.

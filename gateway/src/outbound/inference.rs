@@ -113,7 +113,7 @@ impl Inference {
         let wanted = options.prompt_logprobs.is_some();
         let mut generation = Generation::new(self.clone(), opened, message, (tried, deadline, constraint))?;
         if wanted {
-            generation.read_prompt().await?.map_err(ours)?;
+            generation.read_prompt().await?;
         }
         Ok(generation)
     }

@@ -149,16 +149,13 @@ async fn policies(
     mut client: SafetyServiceClient<Endpoint>,
     deadline: Option<Deadline>,
 ) -> Result<Vec<Policy>, Failure> {
-    {
-        let answer = client.list_policies(request(ListPoliciesRequest {}, deadline)).await;
-        let policies =
-            answer.map_err(|status| failure(Peer::Safety, status, |_| None))?.into_inner().policies;
-        let read = |policy: wire::Policy| Policy {
-            name: policy.name,
-            categories: policy.rules.into_iter().map(|rule| rule.category).collect(),
-        };
-        Ok(policies.into_iter().map(read).collect())
-    }
+    let answer = client.list_policies(request(ListPoliciesRequest {}, deadline)).await;
+    let policies = answer.map_err(|status| failure(Peer::Safety, status, |_| None))?.into_inner().policies;
+    let read = |policy: wire::Policy| Policy {
+        name: policy.name,
+        categories: policy.rules.into_iter().map(|rule| rule.category).collect(),
+    };
+    Ok(policies.into_iter().map(read).collect())
 }
 
 fn our_field(theirs: &str, text: &str) -> Option<String> {
