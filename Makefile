@@ -37,6 +37,15 @@ bench-peers: ## fetch and build the peers of `make bench`
 bench-structured: setup build clients ## 1,000 structured answers: all valid, and what they cost beside free text
 	.weft/venv-clients/bin/python tests/bench/structured.py --full
 
+bench-overload: setup build clients ## three times the load that can be served, and a noisy neighbour: figures and bars (3 min)
+	cargo build --release --locked -p weft-inference --example paced
+	.weft/venv-clients/bin/python tests/bench/overload.py
+
+bench-overhead: setup build clients ## what the gateway and its services add to an engine's answer, beside Envoy and smg (5 min)
+	$(SETUP) overhead bench-report
+	cargo build --release --locked -p weft-gateway --example metronome
+	.weft/venv-clients/bin/python tests/bench/overhead.py
+
 quality: setup build ## perplexity of every format of weights on a fixed text, beside bf16 and f32 (minutes)
 	$(SETUP) model-f32 clients text
 	.weft/venv-clients/bin/python tests/quality/perplexity.py
@@ -73,10 +82,12 @@ test-setup:
 
 # One build for the tests and for the programs that the conformance tests start: the same features, so nothing twice.
 test-build:
-	cargo build --workspace --bins --tests --locked
+	cargo build --workspace --bins --tests --example smallest --locked
 
+# Examples are measuring instruments: clippy compiles them all, and the tests run the one that they need.
 test-rust:
-	cargo test --workspace --locked
+	cargo test --workspace --lib --bins --tests --locked
+	cargo test --workspace --doc --locked
 
 test-python:
 	python3 -m unittest deploy/setup/tests/test_setup.py
@@ -101,5 +112,6 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	-[ ! -x $(WEFT) ] || $(WEFT) down
 	cargo clean
 
-.PHONY: help up down status bench quality bench-peers bench-structured setup build libtorch model jaeger clients languages \
+.PHONY: help up down status bench quality bench-peers bench-structured bench-overload bench-overhead setup build libtorch \
+	model jaeger clients languages \
 	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean

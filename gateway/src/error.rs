@@ -1,12 +1,16 @@
 //! What can go wrong in the gateway, and the code that the caller sees for it.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt};
 
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use weft_runtime::status::{self, code_name};
 
-use crate::inbound::{auth::Denied, quota::Exceeded};
+use crate::inbound::{
+    admission::refusal::{PUSHBACK, Refusal},
+    auth::Denied,
+    quota::Exceeded,
+};
 
 /// A service behind the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,8 +76,8 @@ pub(crate) enum Error {
     Quota(#[from] Box<Exceeded>),
 
     /// There is no room for another request.
-    #[error("{in_flight} requests are in flight and admission.max_in_flight = {limit}")]
-    Full { in_flight: usize, limit: usize, retry_after: Duration },
+    #[error("{0}")]
+    NoRoom(Box<Refusal>),
 
     /// The tokenizer and inference do not serve the same vocabulary, so that ids would be misread.
     #[error("the services do not fit together: tokenizer has vocabulary {tokenizer}, inference {inference}")]
@@ -97,7 +101,8 @@ impl Error {
             Self::Blocked { .. } => Code::PermissionDenied,
             Self::Denied(denied) => denied.code(),
             Self::Quota(_) => Code::ResourceExhausted,
-            Self::Full { .. } | Self::VocabularyMismatch { .. } => Code::Unavailable,
+            Self::NoRoom(refusal) => refusal.code(),
+            Self::VocabularyMismatch { .. } => Code::Unavailable,
             Self::Upstream(failure) => upstream_code(failure.status.code()),
             Self::Broken { .. } => Code::Internal,
         }
@@ -111,7 +116,9 @@ impl Error {
             let millis = exceeded
                 .retry_after()
                 .map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
-            metadata.insert("grpc-retry-pushback-ms", millis.into());
+            metadata.insert(PUSHBACK, millis.into());
+        } else if let Self::NoRoom(refusal) = self {
+            metadata.insert(PUSHBACK, refusal.pushback_ms().into());
         }
         metadata
     }
@@ -130,13 +137,7 @@ impl Error {
             }
             Self::Denied(denied) => info(denied.reason(), denied.metadata()),
             Self::Quota(exceeded) => exceeded.details(),
-            Self::Full { in_flight, limit, retry_after } => {
-                let knob = ("knob", "admission.max_in_flight".to_owned());
-                let found = [knob, ("value", limit.to_string()), ("in_flight", in_flight.to_string())];
-                let mut details = info("GATEWAY_FULL", found);
-                details.set_retry_info(Some(*retry_after));
-                details
-            }
+            Self::NoRoom(refusal) => refusal.details(),
             Self::VocabularyMismatch { tokenizer, inference } => {
                 let found = [("tokenizer", tokenizer.clone()), ("inference", inference.clone())];
                 info("VOCABULARY_MISMATCH", found)

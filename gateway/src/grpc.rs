@@ -25,6 +25,7 @@ use crate::{
     answer::{Event, Started},
     config::Limits,
     inbound::tenant::caller_of,
+    latency::Latency,
     models::Models,
     pipeline::{Inputs, Pipeline},
     request::{Ask, Scope},
@@ -113,7 +114,7 @@ impl GatewayService for Gateway {
 /// What all calls for this request share.
 pub(crate) fn scope<T>(request: &Request<T>) -> Scope {
     let (deadline, caller) = (Deadline::of(request), caller_of(request.extensions()));
-    Scope { request_id: request_id(), deadline, caller }
+    Scope { request_id: request_id(), deadline, caller, latency: Latency::of(request) }
 }
 
 /// The id of the trace that the request is part of; where nothing is traced, one of its own.

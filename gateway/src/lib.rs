@@ -3,7 +3,8 @@
 //! Map: `config`, `error` (one enum, one code for each), `inbound` (THE inbound stack), `grpc` (the public API), `http`
 //! (OpenAI's), `request` and `answer` (the same in our own words, and the rules of their fields), `pipeline` (a request's story, stage by
 //! stage), `outbound` (THE outbound stack, and a client for each service), `models` (what is served, and whether the
-//! services fit together), `readiness` (whether they are there), `metrics`.
+//! services fit together), `readiness` (whether they are there), `latency` (what a caller is kept
+//! waiting by), `metrics`.
 //!
 //! Rules: generated types stop at `grpc` and `outbound`; nothing reaches a caller that the safety filter has not cleared,
 //! and a filter that cannot be asked is `UNAVAILABLE`; a refusal by the filter is an answer; dropping a caller's stream
@@ -15,6 +16,7 @@ mod error;
 mod grpc;
 mod http;
 mod inbound;
+mod latency;
 mod metrics;
 mod models;
 mod outbound;
@@ -34,11 +36,12 @@ use weft_runtime::{BoxError, Context, Services, server::Incoming};
 use crate::{
     grpc::{Gateway, kserve::OpenInference},
     http::Desk,
-    inbound::{auth::Auth, quota::Quotas},
+    inbound::{admission::Admission, auth::Auth, quota::Quotas},
+    latency::{LatencyLayer, LatencyMetrics},
     metrics::Metrics,
     models::Models,
     outbound::Outbound,
-    pipeline::Pipeline,
+    pipeline::{Doors, Pipeline},
 };
 
 /// Starts the gateway in front of the services that its configuration names.
@@ -77,8 +80,11 @@ pub async fn start_with(
     let outbound = Outbound::new(&config, &context, targets, &metrics)?;
     let models = Models::new(outbound.clone(), config.readiness.allow_unknown_vocabulary);
     readiness::watch(&config, &context, &outbound, &models);
-    let stack = inbound::stack(&config, &auth, &metrics);
-    let pipeline = Pipeline::new(&config, outbound, models.clone(), quotas, metrics);
+    let admission = Admission::new(&config.admission, &context.metrics);
+    let latency = LatencyLayer::new(LatencyMetrics::new(&context.metrics));
+    let stack = inbound::stack(latency, &auth, &admission);
+    let doors = Doors { quotas, admission };
+    let pipeline = Pipeline::new(&config, outbound, models.clone(), doors, metrics);
     let desk =
         Desk::new(pipeline.clone(), models.clone(), config.limits.clone(), context.limits.max_message_bytes);
     let gateway = Gateway::new(pipeline, models, config.limits);

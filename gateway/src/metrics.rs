@@ -26,12 +26,6 @@ pub(crate) use access::{Authentications, Reloads};
 /// Everything the gateway counts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    /// Requests that are let in and not over.
-    pub(crate) in_flight: Gauge,
-    /// The most that there may be: `admission.max_in_flight`.
-    pub(crate) in_flight_limit: Gauge,
-    /// Requests that were refused because there was no room.
-    pub(crate) refusals: Counter,
     /// From arrival to the end of the answer.
     pub(crate) duration: Family<Outcome, Histogram, fn() -> Histogram>,
     /// From arrival to the first text that left.
@@ -123,9 +117,6 @@ fn short() -> Histogram {
 impl Metrics {
     pub(crate) fn new(metrics: &weft_runtime::metrics::Metrics) -> Self {
         let new = Self {
-            in_flight: Gauge::default(),
-            in_flight_limit: Gauge::default(),
-            refusals: Counter::default(),
             duration: Family::new_with_constructor(long),
             first_token: Family::new_with_constructor(long),
             output_token: Family::new_with_constructor(short),
@@ -146,9 +137,6 @@ impl Metrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        registry.register("in_flight", "Requests that are let in and not over", self.in_flight.clone());
-        registry.register("in_flight_limit", "The most that there may be", self.in_flight_limit.clone());
-        registry.register("admission_refusals", "Requests refused for want of room", self.refusals.clone());
         registry.register("tokens", "Tokens in prompts and answers", self.tokens.clone());
         registry.register("stop_string_hits", "Answers that a stop string ended", self.stop_strings.clone());
         registry.register("safety_findings", "What the safety filter found", self.findings.clone());

@@ -14,7 +14,10 @@ use std::{collections::HashMap, mem};
 
 use weft_runtime::Deadline;
 
-use crate::inbound::{auth::Identity, tenant::Tenant};
+use crate::{
+    inbound::{admission::Extent, auth::Identity, tenant::Tenant},
+    latency::Latency,
+};
 
 /// What all calls made for one request share.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Scope {
     pub(crate) deadline: Option<Deadline>,
     /// Who asks, and what they may use.
     pub(crate) caller: Identity,
+    /// What its caller is kept waiting by.
+    pub(crate) latency: Latency,
 }
 
 impl Scope {
@@ -215,6 +220,14 @@ impl Prompt {
     pub(crate) fn texts(&self) -> Vec<String> {
         let mut copy = self.clone();
         copy.texts_mut().into_iter().map(mem::take).collect()
+    }
+
+    /// How long it is, before the tokenizer was asked.
+    pub(crate) fn extent(&mut self) -> Extent {
+        match self {
+            Self::Ids { ids, .. } => Extent::Tokens(ids.len()),
+            Self::Chat(_) | Self::Text { .. } => Extent::Bytes(self.text_bytes()),
+        }
     }
 
     /// Replaces every text, in the order of [`texts`](Self::texts). Tokens whose text is another are no longer those.

@@ -75,8 +75,12 @@ async fn disturbed(mesh: &mut Mesh, request: ChatRequest, steps: usize, loss: Lo
         Loss::Cut => mesh.connector(lost).cut(),
         Loss::Kill => mesh.kill(lost),
     }
-    gates.iter().for_each(|gate| gate.open());
-    (soon("the rest", collect(stream)).await.unwrap(), lost)
+    // The lost one says nothing more, or it might be done before its connection is gone.
+    let others = gates.iter().enumerate().filter(|(index, _)| *index != answering);
+    others.for_each(|(_, gate)| gate.open());
+    let rest = soon("the rest", collect(stream)).await.unwrap();
+    gates[answering].open();
+    (rest, lost)
 }
 
 /// All that a caller may compare: the request's id is its own.

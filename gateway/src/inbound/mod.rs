@@ -9,8 +9,8 @@ mod watched;
 use tower::{Layer, ServiceBuilder};
 use weft_runtime::server::Routes;
 
-use crate::{config::Config, metrics::Metrics};
-use admission::Admission;
+use crate::latency::{LatencyLayer, Timed};
+use admission::{Admission, Arrivals};
 use auth::{Auth, Authenticated};
 
 /// The stack around our services.
@@ -20,14 +20,17 @@ use auth::{Auth, Authenticated};
 /// what is left) and metrics. How much a tenant may use of a model (quota) is decided where the model is known: first in
 /// the pipeline.
 pub(crate) fn stack(
-    config: &Config,
+    latency: LatencyLayer,
     auth: &Auth,
-    metrics: &Metrics,
-) -> impl Layer<Routes, Service = Authenticated<Admission<Routes>>> + use<> {
+    admission: &Admission,
+) -> impl Layer<Routes, Service = Timed<Authenticated<Arrivals<Routes>>>> + use<> {
     ServiceBuilder::new()
-        // Who is asking, and may they. First, since nothing may be spent on strangers.
+        // Where the time goes, from here to the trailers. First, so that whatever is below is part of it.
+        .layer(latency)
+        // Who is asking, and may they. Early, since nothing may be spent on strangers.
         .layer(auth.layer())
-        // Is there room. The permit is held until the last token, not until the headers.
-        .layer(admission::layer(&config.admission, metrics))
+        // Is there room for another request at all, whatever it asks. Its place is held until the last token, not until
+        // the headers. What it asks is weighed where it is understood: in `Admission::admit`.
+        .layer(admission.layer())
         .into_inner()
 }

@@ -9,7 +9,7 @@ use super::auth::Identity;
 const LONGEST: usize = 128;
 
 /// A caller, as far as fairness and isolation tell callers apart. All callers that are not known are one tenant.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Tenant(String);
 
 impl Tenant {

@@ -6,6 +6,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
@@ -31,6 +32,10 @@ pub(crate) struct Generation {
     pub(crate) prompt_tokens: u32,
     /// The seed in use, also when it was drawn.
     pub(crate) seed: u64,
+    /// How long it waited for a place in inference's batch.
+    pub(crate) queued: Duration,
+    /// How long its prompt took from then to its first token.
+    pub(crate) prefill: Duration,
     /// The prompt's tokens, if their log-probabilities were asked for.
     pub(crate) prompt: Vec<Token>,
     source: Source,
@@ -81,6 +86,8 @@ impl Generation {
         Ok(Self {
             prompt_tokens: started.prompt_tokens,
             seed: started.seed,
+            queued: Duration::from_micros(started.queue_micros),
+            prefill: Duration::from_micros(started.prefill_micros),
             prompt: Vec::new(),
             source,
             request,

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::{Ended, Note, Step};
 use crate::{
-    error::{Error, Failure, Peer},
+    error::{Error, Failure},
+    latency::Underway,
     outbound::exchange::Exchange,
 };
 
@@ -24,7 +25,7 @@ use crate::{
 pub(super) struct Duplex<U, Q, A> {
     upstream: U,
     exchange: Exchange<Q, A>,
-    peer: Peer,
+    underway: Underway,
     window: usize,
     /// What was sent and is not answered: what there is to say about it, and since when.
     sent: VecDeque<(Note, Instant)>,
@@ -50,19 +51,19 @@ where
     Q: Send + 'static,
     A: 'static,
 {
-    /// Sends what `upstream` makes to `peer`, `window` pieces ahead of the answers.
+    /// Sends what `upstream` makes to a service, `window` pieces ahead of the answers.
     pub(super) fn new(
         upstream: U,
-        exchange: (Peer, Exchange<Q, A>),
+        exchange: (Underway, Exchange<Q, A>),
         window: usize,
         round_trip: Histogram,
     ) -> Self {
-        let (peer, exchange) = exchange;
+        let (underway, exchange) = exchange;
         let sent = VecDeque::new();
         Self {
             upstream,
             exchange,
-            peer,
+            underway,
             window,
             sent,
             anything_sent: false,
@@ -88,11 +89,15 @@ where
         match step {
             Step::Piece(piece, note) => {
                 self.exchange.send(piece);
+                self.underway.sent();
                 self.sent.push_back((note, Instant::now()));
                 self.anything_sent = true;
             }
             Step::End(ended) => {
                 self.exchange.finish();
+                if self.anything_sent {
+                    self.underway.sent();
+                }
                 self.ended = Some(ended);
             }
         }
@@ -102,11 +107,15 @@ where
     fn pair(&mut self, answer: Option<Result<A, Failure>>) -> Result<Option<Paired<A>>, Error> {
         let Some(answer) = answer.transpose()? else {
             return match (self.last.take(), self.ended.take()) {
-                (Some(last), Some(ended)) => Ok(Some(Paired::Last(Some(last), ended))),
+                (Some(last), Some(ended)) => {
+                    self.underway.answered();
+                    Ok(Some(Paired::Last(Some(last), ended)))
+                }
                 _ => Err(self.broken("it ended its answers before they were complete")),
             };
         };
         if let Some((note, since)) = self.sent.pop_front() {
+            self.underway.answered();
             self.round_trip.observe(since.elapsed().as_secs_f64());
             return Ok(Some(Paired::Answer(note, answer)));
         }
@@ -117,7 +126,7 @@ where
     }
 
     fn broken(&self, what: &'static str) -> Error {
-        Error::Broken { peer: self.peer, what }
+        Error::Broken { peer: self.underway.peer(), what }
     }
 }
 

@@ -16,6 +16,8 @@ use super::{
 use crate::{
     answer::{Findings, Usage},
     error::{Error, Failure},
+    inbound::admission::{Extent, Size},
+    latency::Phase,
     request::Scope,
 };
 
@@ -29,6 +31,17 @@ pub(crate) enum Inputs {
     Texts(Vec<String>),
     /// Tokens, given to the model as they are and screened as the texts that they are.
     Ids(Vec<Vec<u32>>),
+}
+
+impl Inputs {
+    /// No answer follows, and all of them are one request.
+    fn size(&self) -> Size {
+        let prompt = match self {
+            Self::Texts(texts) => Extent::Bytes(texts.iter().map(String::len).sum()),
+            Self::Ids(lists) => Extent::Tokens(lists.iter().map(Vec::len).sum()),
+        };
+        Size { prompt, max_tokens: Some(0), answers: 1 }
+    }
 }
 
 /// The vectors of the inputs, in order, and what they cost.
@@ -55,6 +68,9 @@ impl Pipeline {
 
     async fn vectors(&self, scope: &Scope, model: &str, inputs: Inputs) -> Result<Embedded, Error> {
         let lease = self.enter(scope, model, None)?;
+        let size = inputs.size();
+        let permit = self.admit(scope, None, size).await?;
+        scope.latency.enter(Phase::Tokenizer);
         let (texts, given) = match inputs {
             Inputs::Texts(texts) => (texts, None),
             Inputs::Ids(lists) => (self.texts(scope, &lists).await?, Some(lists)),
@@ -67,23 +83,31 @@ impl Pipeline {
             screen.instrument(info_span!(target: fields::SPANS, "screen_prompt")),
         );
         let ids = async {
-            match given {
+            let ids = match given {
                 Some(lists) => Ok(lists),
                 None => self.ids(scope, &texts).await,
-            }
+            };
+            scope.latency.enter(Phase::Screening);
+            ids
         };
         let (ids, (verdict, findings)) = try_join(ids, screen).await?;
         self.metrics.count_findings("prompt", &findings);
         let ids = match verdict {
             Verdict::Clear => ids,
-            Verdict::Redacted(texts) => self.ids(scope, &texts).await?,
+            Verdict::Redacted(texts) => {
+                scope.latency.enter(Phase::Tokenizer);
+                self.ids(scope, &texts).await?
+            }
             Verdict::Blocked { texts } => return Err(blocked(&texts, &findings)),
         };
         let tokens = ids.iter().map(|ids| count(ids)).fold(0, u32::saturating_add);
+        permit.prompt_has(tokens as usize);
         let reservation = lease.reserve(tokens, 0, 0)?;
+        scope.latency.enter(Phase::Prefill);
         let embed =
             self.outbound.inference.embed(ids, scope).instrument(info_span!(target: fields::SPANS, "embed"));
         let vectors = timed(self.metrics.stage("embed"), embed).await?;
+        scope.latency.enter(Phase::Gateway);
         reservation.charge(tokens.into())?;
         Ok(Embedded { vectors, usage: Usage { prompt: tokens, ..Usage::default() } })
     }

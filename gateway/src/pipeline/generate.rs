@@ -14,6 +14,7 @@ use super::{Ended, Note, Placed, Step, record};
 use crate::{
     answer::Token,
     error::{Error, Peer},
+    latency::Progress,
     outbound::inference::Generated,
     request::Options,
 };
@@ -35,14 +36,20 @@ pub(super) struct Generate<G> {
     ending: Option<(Ended, Option<u32>)>,
     /// The end, while a last batch goes before it.
     ended: Option<Ended>,
-    count: Counter,
-    span: Span,
+    watch: Watch,
+}
+
+/// Who is told of tokens.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) count: Counter,
+    pub(super) span: Span,
+    pub(super) progress: Progress,
 }
 
 impl<G> Generate<G> {
     /// Reads `generation`, counting its tokens and noting the first one in its span.
-    pub(super) fn new(generation: G, options: &Options, end_ids: &[u32], watch: (Counter, Span)) -> Self {
-        let (count, span) = watch;
+    pub(super) fn new(generation: G, options: &Options, end_ids: &[u32], watch: Watch) -> Self {
         Self {
             generation,
             ends: [end_ids, &options.stop.stop_token_ids].concat(),
@@ -51,19 +58,19 @@ impl<G> Generate<G> {
             generated: 0,
             ending: None,
             ended: None,
-            count,
-            span,
+            watch,
         }
     }
 
     /// What can be said after these tokens; `None` while everything is held back.
     fn tokens(&mut self, tokens: Vec<Token>) -> Option<Step<Vec<u32>>> {
         if self.generated == 0 && !tokens.is_empty() {
-            record::first_token(&self.span);
+            record::first_token(&self.watch.span);
+            self.watch.progress.generated();
         }
         let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         self.generated = self.generated.saturating_add(count);
-        self.count.inc_by(count.into());
+        self.watch.count.inc_by(count.into());
         let mut batch =
             if self.held.is_empty() { tokens } else { [mem::take(&mut self.held), tokens].concat() };
         if let Some(last) = batch.pop_if(|last| self.ends.contains(&last.id)) {

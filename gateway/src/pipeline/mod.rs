@@ -39,7 +39,11 @@ use crate::{
     answer::{Echo, Event, Findings, FinishReason, Finished, Started, Token, Usage},
     config::Config,
     error::{Error, Peer},
-    inbound::quota::{self, Lease, Quotas, Reservation},
+    inbound::{
+        admission::{Admission, Permit, Size, Visitor},
+        quota::{self, Lease, Quotas, Reservation},
+    },
+    latency::{Phase, Progress},
     metrics::Metrics,
     models::{Models, Served},
     outbound::{Outbound, generation::Generation, inference::Generated},
@@ -48,9 +52,9 @@ use crate::{
 use detokenize::Detokenize;
 use duplex::Duplex;
 use fan::Branch;
-use generate::Generate;
+use generate::{Generate, Watch};
 use prompt::Verdict;
-use record::Record;
+use record::{Clock, Record};
 use screen::Screen;
 use stop::Stop;
 
@@ -98,12 +102,19 @@ struct Ended {
     tokens: Vec<Placed>,
 }
 
+/// What a request passes before anything is done for it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub(crate) quotas: Quotas,
+    pub(crate) admission: Admission,
+}
+
 /// Answers requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Pipeline {
     outbound: Outbound,
     models: Models,
-    quotas: Quotas,
+    doors: Doors,
     metrics: Metrics,
     window: usize,
     default_policy: Option<String>,
@@ -114,13 +125,13 @@ impl Pipeline {
         config: &Config,
         outbound: Outbound,
         models: Models,
-        quotas: Quotas,
+        doors: Doors,
         metrics: Metrics,
     ) -> Self {
         Self {
             outbound,
             models,
-            quotas,
+            doors,
             metrics,
             window: config.pipeline.window,
             default_policy: config.safety_filter.default_policy.clone(),
@@ -132,26 +143,47 @@ impl Pipeline {
         let served = self.models.find(&ask.model, scope.deadline).await?;
         let record = Record::begin(&self.metrics, scope, ask.prompt.operation(), &served.model.id);
         match self.begin(scope, &mut ask, &served).await {
-            Ok(Beginning { started, events, span }) => {
-                Ok((started, record.over(events, span, ask.options.answers())))
+            Ok((Beginning { started, events, span, progress }, permit)) => {
+                let clock = Clock::new(scope.latency.clone(), progress);
+                let answers = ask.options.answers();
+                Ok((started, record.over(events, answers, span, (permit, clock))))
             }
             Err(error) => Err(record.fail(error)),
         }
     }
 
-    async fn begin(&self, scope: &Scope, ask: &mut Ask, served: &Served) -> Result<Beginning, Error> {
+    async fn begin(
+        &self,
+        scope: &Scope,
+        ask: &mut Ask,
+        served: &Served,
+    ) -> Result<(Beginning, Permit), Error> {
         let lease = self.enter(scope, &served.model.id, ask.options.adapter_id.as_deref())?;
-        let policy = self.policy(ask.options.safety_policy.as_deref());
-        let story = Story { pipeline: self, scope, options: &ask.options, served, policy, lease };
+        let max_tokens = ask.options.stop.max_tokens;
+        let size = Size { prompt: ask.prompt.extent(), max_tokens, answers: ask.options.answers() };
+        let permit = self.admit(scope, ask.options.priority, size).await?;
+        let (policy, options) = (self.policy(ask.options.safety_policy.as_deref()), &ask.options);
+        let story = Story { pipeline: self, scope, options, served, policy, lease, permit: &permit };
         let (begun, reservation) = story.begin(&mut ask.prompt).await?;
         let held = quota::held(begun.events, (story.lease, reservation), ask.options.answers());
-        Ok(Beginning { events: held.boxed(), ..begun })
+        Ok((Beginning { events: held.boxed(), ..begun }, permit))
     }
 
     /// Lets a request begin: its caller may use the model, and its tenant has room for another one.
     fn enter(&self, scope: &Scope, model: &str, adapter: Option<&str>) -> Result<Lease, Error> {
         scope.caller.may_use(model, adapter)?;
-        self.quotas.begin(scope.tenant(), model)
+        self.doors.quotas.begin(scope.tenant(), model)
+    }
+
+    /// Waits for room, briefly.
+    async fn admit(&self, scope: &Scope, priority: Option<i32>, size: Size) -> Result<Permit, Error> {
+        let priority = priority.unwrap_or_default();
+        let visitor = Visitor { tenant: scope.tenant(), priority, deadline: scope.deadline, size };
+        scope.latency.is_worked_on();
+        scope.latency.enter(Phase::Admission);
+        let admitted = self.doors.admission.admit(visitor).await;
+        scope.latency.enter(Phase::Gateway);
+        admitted.map_err(|refusal| Error::NoRoom(Box::new(refusal)))
     }
 
     /// How these tokens are spelled, each by itself.
@@ -173,6 +205,7 @@ struct Story<'a> {
     served: &'a Served,
     policy: String,
     lease: Lease,
+    permit: &'a Permit,
 }
 
 /// A generation that runs, and its span.
@@ -186,23 +219,28 @@ struct Beginning {
     started: Started,
     events: Events,
     span: Span,
+    progress: Progress,
 }
 
 impl Story<'_> {
     /// Turns the prompt into ids while the safety filter reads it, and lets inference begin before the verdict. Nothing
     /// leaves before it: a generation on a prompt that is refused or redacted is dropped unseen.
     async fn begin(&self, prompt: &mut Prompt) -> Result<(Beginning, Reservation), Error> {
-        let (operation, field) = (prompt.operation(), prompt.field());
+        let (operation, field, latency) = (prompt.operation(), prompt.field(), &self.scope.latency);
+        latency.enter(Phase::Tokenizer);
         if let Prompt::Ids { ids, text } = prompt {
             *text = self.decode(ids.clone(), field).await?;
         }
         let verdict = Box::pin(self.screen(prompt.texts(), field));
         let (ids, verdict) = beside(verdict, Box::pin(self.encode(prompt))).await;
+        latency.enter(Phase::Screening);
         let ids = ids?;
+        self.permit.prompt_has(ids.len());
         let reservation = self.reserve(&ids)?;
         let prompt_tokens = count(&ids);
         let ahead = Box::pin(self.generate(ids, &reservation, (operation, field)));
         let (verdict, ahead) = beside(ahead, verdict).await;
+        latency.enter(Phase::Network);
         let (verdict, findings) = verdict?;
         match verdict {
             Verdict::Clear => {
@@ -219,7 +257,9 @@ impl Story<'_> {
                 drop(ahead);
                 drop(reservation);
                 prompt.replace_texts(texts);
+                latency.enter(Phase::Tokenizer);
                 let ids = self.encode(prompt).await?;
+                latency.enter(Phase::Network);
                 let reservation = self.reserve(&ids)?;
                 let running = self.generate(ids, &reservation, (operation, field)).await?;
                 Ok((self.stream(running, &reservation, (prompt, findings))?, reservation))
@@ -285,10 +325,11 @@ impl Story<'_> {
         (operation, field): (&'static str, &str),
     ) -> Result<Running, Error> {
         let span = record::generation_span(self.scope, operation, &self.served.model.id);
-        let inference = &self.pipeline.outbound.inference;
+        let (inference, sent) = (&self.pipeline.outbound.inference, Instant::now());
         let options = reservation.bound(self.options);
         let begin = inference.generate(ids, &options, field, self.scope).instrument(span.clone());
         let generation = timed(self.pipeline.metrics.stage("generate"), begin).await?;
+        self.permit.started(sent, generation.queued);
         Ok(Running { generation, span })
     }
 
@@ -306,6 +347,8 @@ impl Story<'_> {
             tokens: std::mem::take(&mut generation.prompt),
         });
         self.pipeline.metrics.input_tokens(&self.served.model.id).inc_by(started.prompt_tokens.into());
+        self.scope.latency.started(generation.queued, generation.prefill);
+        let progress = Progress::default();
         reservation.charge(started.prompt_tokens.into())?;
         let charged = quota::charged(generation, reservation.clone());
         let count = self.options.answers();
@@ -313,14 +356,20 @@ impl Story<'_> {
         let mut prompt = (started.prompt_tokens, findings);
         let mut answers: Vec<Events> = Vec::with_capacity(count as usize);
         for (index, branch) in (0..).zip(fan::split(charged, count, self.pipeline.window)) {
-            answers.push(self.stages(branch, index, std::mem::take(&mut prompt), &span));
+            answers.push(self.stages(branch, index, std::mem::take(&mut prompt), (&span, &progress)));
         }
         let events = if count == 1 { answers.remove(0) } else { stream::select_all(answers).boxed() };
-        Ok(Beginning { started, events, span })
+        Ok(Beginning { started, events, span, progress })
     }
 
     /// Puts the stages of one answer together; each owns the one before it.
-    fn stages<G>(&self, branch: Branch<G>, index: u32, prompt: (u32, Findings), span: &Span) -> Events
+    fn stages<G>(
+        &self,
+        branch: Branch<G>,
+        index: u32,
+        prompt: (u32, Findings),
+        (span, progress): (&Span, &Progress),
+    ) -> Events
     where
         G: Stream<Item = Result<Generated, Error>> + Send + Unpin + 'static,
     {
@@ -332,11 +381,14 @@ impl Story<'_> {
             (decoding, outbound.safety.screen_answer(self.policy.clone(), *window, deadline))
         });
         let tokens = metrics.output_tokens(&model.id);
-        let generated = Generate::new(branch, self.options, &model.end_token_ids, (tokens, span.clone()));
+        let watch = Watch { count: tokens, span: span.clone(), progress: progress.clone() };
+        let generated = Generate::new(branch, self.options, &model.end_token_ids, watch);
         let met = metrics.stop_strings.clone();
-        let pairs = Duplex::new(generated, (Peer::Tokenizer, decoding), *window, metrics.stage("detokenize"));
+        let decoding = (progress.underway(Peer::Tokenizer), decoding);
+        let pairs = Duplex::new(generated, decoding, *window, metrics.stage("detokenize"));
         let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, prompt.0, met);
-        let pairs = Duplex::new(stopped, (Peer::Safety, screening), *window, metrics.stage("screen_answer"));
+        let screening = (progress.underway(Peer::Safety), screening);
+        let pairs = Duplex::new(stopped, screening, *window, metrics.stage("screen_answer"));
         Screen::new(pairs, index, prompt, metrics.clone()).boxed()
     }
 
@@ -356,7 +408,7 @@ impl Story<'_> {
         // No seed is in use, since nothing is generated; what was asked for is what would have been.
         let started = self.started(prompt_tokens, self.options.sampling.seed.unwrap_or_default());
         let events = stream::iter(all);
-        Beginning { started, events: events.boxed(), span: Span::none() }
+        Beginning { started, events: events.boxed(), span: Span::none(), progress: Progress::default() }
     }
 
     fn started(&self, prompt_tokens: u32, seed: u64) -> Started {

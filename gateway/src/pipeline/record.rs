@@ -17,6 +17,8 @@ use super::Events;
 use crate::{
     answer::{Event, Finished, Usage},
     error::Error,
+    inbound::admission::Permit,
+    latency::{Latency, Phase, Progress},
     metrics::{Metrics, Outcome, Work},
     request::Scope,
 };
@@ -54,8 +56,10 @@ impl Record {
     }
 
     /// Watches so many answers until their end, whatever that is.
-    pub(super) fn over(self, events: Events, span: Span, answers: u32) -> Events {
-        Recorded { events, record: self, span, first: None, left: answers, usage: Usage::default() }.boxed()
+    pub(super) fn over(self, events: Events, answers: u32, span: Span, held: (Permit, Clock)) -> Events {
+        let (permit, clock) = held;
+        let usage = Usage::default();
+        Recorded { events, record: self, span, first: None, left: answers, usage, permit, clock }.boxed()
     }
 
     fn end(&mut self, code: Code, finish_reason: &'static str) {
@@ -86,12 +90,35 @@ struct Recorded {
     left: u32,
     /// What those that have ended consumed.
     usage: Usage,
+    /// Dropped after the stages, so that the room is free when inference is.
+    permit: Permit,
+    clock: Clock,
+}
+
+/// Knows what is waited for between two polls of an answer.
+#[derive(Debug)]
+pub(super) struct Clock {
+    latency: Latency,
+    progress: Progress,
+}
+
+impl Clock {
+    pub(super) fn new(latency: Latency, progress: Progress) -> Self {
+        // Nobody has asked for the answer yet.
+        latency.enter(Phase::Client);
+        Self { latency, progress }
+    }
+
+    fn polled<T>(&self, poll: &Poll<T>) {
+        self.latency.enter(if poll.is_ready() { Phase::Client } else { self.progress.waits_for() });
+    }
 }
 
 impl Recorded {
     fn delta(&mut self) {
         if self.first.is_none() {
             self.first = Some(Instant::now());
+            self.clock.progress.released();
             let waited = self.record.begun.elapsed();
             self.record.metrics.first_token.get_or_create(&self.record.work).observe(waited.as_secs_f64());
         }
@@ -99,6 +126,7 @@ impl Recorded {
 
     fn finished(&mut self, finished: &Finished) {
         self.usage += finished.usage;
+        self.permit.answered(finished.usage.completion);
         self.left = self.left.saturating_sub(1);
         if self.left > 0 {
             return;
@@ -131,7 +159,10 @@ impl Stream for Recorded {
     type Item = Result<Event, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let event = ready!(self.events.poll_next_unpin(cx));
+        self.clock.latency.enter(Phase::Gateway);
+        let event = self.events.poll_next_unpin(cx);
+        self.clock.polled(&event);
+        let event = ready!(event);
         match &event {
             Some(Ok(Event::Delta { .. })) => self.delta(),
             Some(Ok(Event::Finished(finished))) => self.finished(finished),

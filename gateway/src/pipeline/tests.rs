@@ -8,12 +8,13 @@ use proptest::{collection::vec, prelude::*};
 use tracing::Span;
 
 use super::{
-    Detokenize, Duplex, Generate, Screen, Stop,
+    Detokenize, Duplex, Generate, Screen, Stop, Watch,
     ledger::{Ledger, MOST_FINDINGS},
 };
 use crate::{
     answer::{Event, Findings, FinishReason, Finished, Token, Usage},
     error::{Error, Peer},
+    latency::Progress,
     metrics::Metrics,
     outbound::{
         exchange::Exchange,
@@ -74,6 +75,10 @@ fn finding(start: u64, end: u64, action: Action) -> Finding {
     Finding { category: "test".to_owned(), start, end, action }
 }
 
+fn watch(progress: &Progress) -> Watch {
+    Watch { count: Counter::default(), span: Span::none(), progress: progress.clone() }
+}
+
 /// What a caller sees of an answer: its text, its tokens, and how it ended.
 fn answer(words: &[String], stops: &[String], batch: usize, window: usize) -> (String, Vec<u32>, Finished) {
     let stop = StopRules { strings: stops.to_vec(), ..StopRules::default() };
@@ -86,13 +91,13 @@ fn answer(words: &[String], stops: &[String], batch: usize, window: usize) -> (S
     let usage = Usage { prompt: 3, completion: u32::try_from(ids.len()).unwrap(), cached_prompt: 0 };
     generated.push(Ok(Generated::End { index: 0, reason: FinishReason::Stop, stop_token: Some(END), usage }));
 
-    let watch = (Counter::default(), Span::none());
-    let generate = Generate::new(stream::iter(generated), &options, &[END], watch);
+    let progress = Progress::default();
+    let generate = Generate::new(stream::iter(generated), &options, &[END], watch(&progress));
     let histogram = || Histogram::new([1.0]);
-    let detokenizer = (Peer::Tokenizer, detokenizer(words.to_vec()));
+    let detokenizer = (progress.underway(Peer::Tokenizer), detokenizer(words.to_vec()));
     let text = Detokenize::new(Duplex::new(generate, detokenizer, window, histogram()));
     let stopped = Stop::new(text, &options.stop, 3, Counter::default());
-    let pairs = Duplex::new(stopped, (Peer::Safety, filter()), window, histogram());
+    let pairs = Duplex::new(stopped, (progress.underway(Peer::Safety), filter()), window, histogram());
     let metrics = Metrics::new(&weft_runtime::metrics::Metrics::default());
     collect(block_on(Screen::new(pairs, 0, (3, Findings::new()), metrics).collect()))
 }
@@ -211,9 +216,9 @@ fn a_word_that_could_have_ended_the_answer_is_text_unless_inference_says_that_it
         Generated::End { index: 0, reason: FinishReason::Length, stop_token: None, usage: Usage::default() };
     let generated = [tokens(0), tokens(1), tokens(1), end].map(Ok);
     let options = Options::default();
-    let watch = (Counter::default(), Span::none());
-    let generate = Generate::new(stream::iter(generated), &options, &[1], watch);
-    let exchange = (Peer::Tokenizer, detokenizer(vec!["so".to_owned(), " be".to_owned()]));
+    let progress = Progress::default();
+    let generate = Generate::new(stream::iter(generated), &options, &[1], watch(&progress));
+    let exchange = (progress.underway(Peer::Tokenizer), detokenizer(vec!["so".to_owned(), " be".to_owned()]));
     let mut steps = Detokenize::new(Duplex::new(generate, exchange, 4, Histogram::new([1.0])));
     let mut text = String::new();
     while let super::Step::Piece(piece, _) = block_on(steps.next()).unwrap().unwrap() {

@@ -25,9 +25,10 @@ async fn a_place_is_held_until_the_last_token_and_a_refusal_names_the_knob() {
         ("admission.max_in_flight", "1")
     );
     assert_eq!(status.get_details_retry_info().unwrap().retry_delay, Some(Duration::from_secs(3)));
+    assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "3000");
     let metrics = front.gateway.context.metrics.encode();
     assert!(metrics.contains("weft_gateway_in_flight 1\n"), "{metrics}");
-    assert!(metrics.contains("weft_gateway_admission_refusals_total 1\n"), "{metrics}");
+    assert!(metrics.contains("weft_gateway_admission_refusals_total{cause=\"in_flight\"} 1\n"), "{metrics}");
 
     call.end().await;
     answer.whole().await;

@@ -12,6 +12,8 @@ mod embed;
 mod faults;
 mod http;
 mod kserve;
+mod latency;
+mod overload;
 mod readiness;
 mod replicas;
 mod screening;

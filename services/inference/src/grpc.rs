@@ -307,12 +307,14 @@ impl Tokens {
     fn message(&mut self) -> Option<Result<wire::GenerateResponse, Status>> {
         let event = match self.held.pop_front()? {
             Err(error) => return Some(Err(error.into())),
-            Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens }) => {
+            Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens, waited }) => {
                 WireEvent::Started(wire::Started {
                     prompt_tokens: count(prompt_tokens),
                     seed,
                     cached_prompt_tokens: count(cached_prompt_tokens),
                     adapter_fingerprint: self.adapter_fingerprint.take(),
+                    queue_micros: micros(waited.queue),
+                    prefill_micros: micros(waited.prefill),
                 })
             }
             Ok(Event::Finished(finished)) => WireEvent::Finished(finished.into()),
@@ -382,7 +384,6 @@ impl From<Finished> for wire::Finished {
 
 impl From<Timings> for wire::Timings {
     fn from(timings: Timings) -> Self {
-        let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Self {
             queue_micros: micros(timings.queue),
             prefill_micros: micros(timings.prefill),
@@ -390,6 +391,11 @@ impl From<Timings> for wire::Timings {
             preemptions: timings.preemptions,
         }
     }
+}
+
+/// A time on the wire.
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A count on the wire; none of ours comes near the type's end.

@@ -96,8 +96,16 @@ impl Inference {
 impl Call {
     /// Says that it runs.
     pub(crate) async fn start(&mut self) {
+        self.start_after(Duration::ZERO, Duration::ZERO).await;
+    }
+
+    /// The same, after so long in its queue and its prompt's way through the model.
+    pub(crate) async fn start_after(&mut self, queue: Duration, prefill: Duration) {
         let prompt_tokens = u32::try_from(self.request.prompt_token_ids.len()).unwrap();
-        self.send(Event::Started(Started { prompt_tokens, seed: 42, ..Started::default() })).await;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap();
+        let (queue_micros, prefill_micros) = (micros(queue), micros(prefill));
+        let started = Started { prompt_tokens, seed: 42, queue_micros, prefill_micros, ..Started::default() };
+        self.send(Event::Started(started)).await;
     }
 
     /// Generates these tokens, in one message.

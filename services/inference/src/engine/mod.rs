@@ -42,7 +42,7 @@ pub use outbox::{Event, Finished, Generation};
 pub use pace::{Gate, Pace};
 pub(crate) use places::Places;
 pub use status::EngineStatus;
-pub use timeline::Timings;
+pub use timeline::{Timings, Waited};
 
 use crate::{
     error::EngineError,

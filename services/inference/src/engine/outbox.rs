@@ -11,7 +11,10 @@ use std::{
 use futures::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::{handle::Door, timeline::Timings};
+use super::{
+    handle::Door,
+    timeline::{Timings, Waited},
+};
 use crate::{error::EngineError, sampler::Choice, sequence::Rank, stop::Ending};
 
 /// Events of a continuation beside tokens: the start and the end.
@@ -30,6 +33,8 @@ pub enum Event {
         seed: u64,
         /// Tokens of the prompt that were in the cache already.
         cached_prompt_tokens: usize,
+        /// What came before the first token.
+        waited: Waited,
     },
     /// How likely the next tokens of the prompt were. The very first has nothing to be judged by.
     Prompt(Vec<Choice>),

@@ -19,6 +19,15 @@ pub struct Timings {
     pub preemptions: u32,
 }
 
+/// What a first token waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// From arrival until the request first ran.
+    pub queue: Duration,
+    /// From first run until the first token.
+    pub prefill: Duration,
+}
+
 /// A request's way through the engine. Each stage is a span below the call's own.
 #[derive(Debug)]
 pub(super) struct Timeline {
@@ -59,9 +68,9 @@ impl Timeline {
         Some(now - self.arrived)
     }
 
-    /// Notes the first token, and how many tokens of the prompt were in the cache before. Answers how long after arrival
-    /// it came.
-    pub(super) fn first_token(&mut self, now: Instant, model: &str, cached: usize) -> Duration {
+    /// Notes the first token, and how many tokens of the prompt were in the cache before. Answers what it
+    /// waited for.
+    pub(super) fn first_token(&mut self, now: Instant, model: &str, cached: usize) -> Waited {
         self.stage.record("gen_ai.usage.cache_read.input_tokens", count(cached));
         self.first_token = Some(now);
         tracing::debug!(parent: &self.call, "first_token");
@@ -74,7 +83,7 @@ impl Timeline {
             gen_ai.response.finish_reasons = Empty,
             weft.preemptions = Empty,
         );
-        now - self.arrived
+        self.waited(now)
     }
 
     /// Notes the end, and where the time went.
@@ -82,14 +91,14 @@ impl Timeline {
         self.stage.record("gen_ai.usage.output_tokens", count(output));
         self.stage.record("gen_ai.response.finish_reasons", reason);
         self.stage.record("weft.preemptions", i64::from(preemptions));
-        let began = self.began.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
-        Timings {
-            queue: began - self.arrived,
-            prefill: first_token - began,
-            decode: now - first_token,
-            preemptions,
-        }
+        let Waited { queue, prefill } = self.waited(first_token);
+        Timings { queue, prefill, decode: now - first_token, preemptions }
+    }
+
+    fn waited(&self, first_token: Instant) -> Waited {
+        let began = self.began.unwrap_or(first_token);
+        Waited { queue: began - self.arrived, prefill: first_token - began }
     }
 }
 

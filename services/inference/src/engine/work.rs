@@ -230,9 +230,9 @@ impl Tokens {
         }
         let Seen { prompt_tokens, cached_prompt_tokens, .. } = seen;
         let waited = timeline.first_token(hands.now, hands.model, cached_prompt_tokens);
-        hands.metrics.time_to_first_token.observe(waited.as_secs_f64());
+        hands.metrics.time_to_first_token.observe((waited.queue + waited.prefill).as_secs_f64());
         let seed = self.chooser.seed();
-        self.outbox.send(Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens }));
+        self.outbox.send(Ok(Event::Started { prompt_tokens, seed, cached_prompt_tokens, waited }));
         self.prompt.take().into_iter().for_each(|prompt| prompt.tell(&self.outbox));
     }
 

@@ -14,6 +14,9 @@ fn whole(request: Generate) -> Vec<Event> {
     assert_eq!(bench.free(), bench.total());
     let timeless = |event| match event {
         Event::Finished(finished) => Event::Finished(Finished { timings: Timings::default(), ..finished }),
+        Event::Started { prompt_tokens, seed, cached_prompt_tokens, .. } => {
+            Event::Started { prompt_tokens, seed, cached_prompt_tokens, waited: Waited::default() }
+        }
         other => other,
     };
     heard(&mut generation).into_iter().map(|event| timeless(event.unwrap())).collect()

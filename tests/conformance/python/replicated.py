@@ -1,0 +1,153 @@
+"""A mesh of several replicas, each a process of its own, and a load whose every answer is checked."""
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+from conversation import Answer, ask, collect
+from mesh import BINARIES, ROOT, eventually
+from service import Service
+from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+
+# In f32 a greedy answer is the same whoever says it; in fewer bits two likely tokens can be too close to call.
+MODEL = str(ROOT / "models" / "smollm2-135m-instruct-f32")
+TOKENS = 48
+QUESTIONS = [
+    "Why is the sky blue?",
+    "Count from one to thirty in words.",
+    "Write a poem about a loom.",
+    "What is the capital of France?",
+    "Explain photosynthesis to a child.",
+    "Name ten animals.",
+    "How does a bicycle stay upright?",
+    "Tell me a story about a fox.",
+]
+# For a channel to several gateways, whose addresses in a row are no authority.
+SEVERAL = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.default_authority", "weft"),
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+]
+
+
+class Replicated:
+    """The four services, some of them more than once."""
+
+    def __init__(self, folder: Path, **counts: int) -> None:
+        """Nothing runs yet; logs go to `folder`. One of each, unless `counts` says otherwise."""
+        self._stack = ExitStack()
+        settings = {
+            "tokenizer": {"tokenizer__folder": MODEL},
+            "inference": {"model__folder": MODEL, "model__threads": "1"},
+        }
+        self.services = {
+            name: [
+                Service(BINARIES, name, folder / f"{name}-{n}.log", **settings.get(name, {}))
+                for n in range(counts.get(name, 1))
+            ]
+            for name in ("tokenizer", "safety", "inference")
+        }
+        config = folder / "gateway.toml"
+        config.write_text('[drain]\nannounce = "1s"\n' + "\n".join(map(self._section, self.services)))
+        self.services["gateway"] = [
+            Service(BINARIES, "gateway", folder / f"gateway-{n}.log", config) for n in range(counts.get("gateway", 1))
+        ]
+        self.gateway = self.services["gateway"][0]
+        gateways = ",".join(gateway.address for gateway in self.services["gateway"])
+        self.target = f"ipv4:{gateways}"
+        """All gateways, as a gRPC client is given them."""
+
+    def _section(self, name: str) -> str:
+        addresses = ", ".join(f'"http://{replica.address}"' for replica in self.services[name])
+        return f"[{name}]\naddresses = [{addresses}]\n"
+
+    def __enter__(self) -> "Replicated":
+        """All of them are ready, and so are all replicas in every gateway's eyes."""
+        for replicas in self.services.values():
+            for service in replicas:
+                self._stack.enter_context(service)
+        self.await_fit()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops them."""
+        self._stack.close()
+
+    def await_fit(self) -> None:
+        """Waits until every gateway uses every replica."""
+        for peer in ("tokenizer", "safety", "inference"):
+            eventually(lambda peer=peer: self.fit(peer) == len(self.services[peer]), 60, f"all of {peer} are fit")
+
+    def fit(self, peer: str) -> int:
+        """Replicas that every gateway uses."""
+        start = f'weft_rpc_client_replica_fit{{peer="{peer}"'
+        return min(int(metric(gateway, start)) for gateway in self.services["gateway"])
+
+    def streams_on(self, replica: Service) -> int:
+        """Calls of the first gateway to a replica of inference that have not ended."""
+        labels = f'{{peer="inference",replica="{replica.address}"}}'
+        return int(metric(self.gateway, f"weft_rpc_client_replica_in_flight{labels}"))
+
+
+def metric(service: Service, start: str) -> float:
+    """The sum of a service's series that start so."""
+    lines = service.page("/metrics").splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
+
+
+class Load:
+    """Chats that follow each other on several streams, whatever happens meanwhile."""
+
+    def __init__(self, address: str, streams: int, expected: dict[str, Answer]) -> None:
+        """`expected` are the undisturbed answers; `address` may be several."""
+        self.answered = 0
+        self.failures: list[str] = []
+        self._address = address
+        self._expected = expected
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(streams)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, index: int) -> None:
+        questions = list(self._expected)
+        with grpc.insecure_channel(self._address, SEVERAL) as channel:
+            gateway = GatewayServiceStub(channel)
+            while not self._stopped.is_set():
+                question = questions[index % len(questions)]
+                index += 1
+                try:
+                    self._check(question, chat(gateway, question))
+                except grpc.RpcError as error:
+                    self.failures.append(f"{error.code()}: {error.details()}")
+                self.answered += 1
+
+    def _check(self, question: str, answer: Answer) -> None:
+        expected = self._expected[question]
+        if answer.token_ids != expected.token_ids or answer.text != expected.text:
+            self.failures.append(f"{question}: {answer.token_ids} is not {expected.token_ids}")
+        usage, whole = answer.finished.usage, expected.finished.usage
+        if (usage.prompt_tokens, usage.completion_tokens) != (whole.prompt_tokens, whole.completion_tokens):
+            self.failures.append(f"{question}: {usage} is not {whole}")
+
+
+def chat(gateway: GatewayServiceStub, question: str) -> Answer:
+    """One answer, whole."""
+    request = ask(question, max_tokens=TOKENS, ignore_eos=True, top_logprobs=0)
+    return collect(gateway.Chat(request, timeout=300))
+
+
+def undisturbed(address: str) -> dict[str, Answer]:
+    """What each question's answer is."""
+    with grpc.insecure_channel(address, SEVERAL) as channel:
+        gateway = GatewayServiceStub(channel)
+        return {question: chat(gateway, question) for question in QUESTIONS}
