@@ -106,9 +106,10 @@ impl Pipeline {
         scope.latency.enter(Phase::Prefill);
         let embed =
             self.outbound.inference.embed(ids, scope).instrument(info_span!(target: fields::SPANS, "embed"));
-        let vectors = timed(self.metrics.stage("embed"), embed).await?;
+        reservation.charge_prompt()?;
+        let embedded = timed(self.metrics.stage("embed"), embed).await;
+        let vectors = embedded.inspect_err(|error| reservation.waive_for(error))?;
         scope.latency.enter(Phase::Gateway);
-        reservation.charge(tokens.into())?;
         Ok(Embedded { vectors, usage: Usage { prompt: tokens, ..Usage::default() } })
     }
 

@@ -241,7 +241,7 @@ impl Story<'_> {
         let ahead = Box::pin(self.generate(ids, &reservation, (operation, field)));
         let (verdict, ahead) = beside(ahead, verdict).await;
         latency.enter(Phase::Network);
-        let (verdict, findings) = verdict?;
+        let (verdict, findings) = verdict.inspect_err(|error| reservation.waive_for(error))?;
         match verdict {
             Verdict::Clear => {
                 let running = ahead.await?;
@@ -249,13 +249,13 @@ impl Story<'_> {
             }
             Verdict::Blocked { .. } => {
                 drop(ahead);
-                reservation.charge(prompt_tokens.into())?;
+                reservation.charge_prompt()?;
                 Ok((self.refusal(prompt_tokens, findings), reservation))
             }
             Verdict::Redacted(texts) => {
                 // The model must not have seen what was redacted, so this generation ends and another begins.
                 drop(ahead);
-                drop(reservation);
+                reservation.waive();
                 prompt.replace_texts(texts);
                 latency.enter(Phase::Tokenizer);
                 let ids = self.encode(prompt).await?;
@@ -317,7 +317,8 @@ impl Story<'_> {
         self.lease.reserve(prompt, least * answers, most * answers)
     }
 
-    /// Begins a generation, within what is reserved for it, and waits until its prompt is in the cache.
+    /// Begins a generation, within what is reserved for it, and waits until its prompt is in the cache. The prompt is paid
+    /// from the moment that it leaves.
     async fn generate(
         &self,
         ids: Vec<u32>,
@@ -327,8 +328,10 @@ impl Story<'_> {
         let span = record::generation_span(self.scope, operation, &self.served.model.id);
         let (inference, sent) = (&self.pipeline.outbound.inference, Instant::now());
         let options = reservation.bound(self.options);
+        reservation.charge_prompt()?;
         let begin = inference.generate(ids, &options, field, self.scope).instrument(span.clone());
-        let generation = timed(self.pipeline.metrics.stage("generate"), begin).await?;
+        let begun = timed(self.pipeline.metrics.stage("generate"), begin).await;
+        let generation = begun.inspect_err(|error| reservation.waive_for(error))?;
         self.permit.started(sent, generation.queued);
         Ok(Running { generation, span })
     }
@@ -349,7 +352,6 @@ impl Story<'_> {
         self.pipeline.metrics.input_tokens(&self.served.model.id).inc_by(started.prompt_tokens.into());
         self.scope.latency.started(generation.queued, generation.prefill);
         let progress = Progress::default();
-        reservation.charge(started.prompt_tokens.into())?;
         let charged = quota::charged(generation, reservation.clone());
         let count = self.options.answers();
         // The prompt is charged to the first answer, and its findings are told there: what all say adds up.

@@ -37,6 +37,10 @@ impl Pipeline {
             return Err(Error::UnknownPolicy { policy: asked, known: known.join(", ") });
         };
         let record = Record::begin(&self.metrics, scope, "moderation", "");
+        let _lease = match self.doors.quotas.begin(scope.tenant(), &policy.name) {
+            Ok(lease) => lease,
+            Err(refusal) => return Err(record.fail(refusal)),
+        };
         let screen = self.screen_all(scope, &policy.name, texts);
         let screen = screen.instrument(info_span!(target: fields::SPANS, "screen_prompt"));
         match timed(self.metrics.stage("screen_prompt"), screen).await {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test, and says where")]
 
 mod doubles;
+mod exchange;
 mod front;
 
 mod admission;
@@ -14,6 +15,7 @@ mod http;
 mod kserve;
 mod latency;
 mod overload;
+mod quota;
 mod readiness;
 mod replicas;
 mod screening;

@@ -7,8 +7,10 @@
 //! told how many were, and stops there; what is not used comes back when the request is over, however that comes about. So
 //! what is used and reserved together is never above the limit, at no instant. A request that does not say `max_tokens`
 //! reserves what the model's context holds, or what is left of the quota if that is less; an answer that ends there ends with
-//! LENGTH and says that the quota was reached. A caller pays what its `usage` says, and for an answer that it leaves, what
-//! came until then.
+//! LENGTH and says that the quota was reached. A caller pays what its `usage` says; for an answer that it leaves, what
+//! came until then, and for one that it leaves before it began (or whose deadline passes there), the prompt, once that is
+//! on its way to the model. What the mesh could not begin costs nothing. Moderation is a request, of the policy as if that
+//! were a model, and of no tokens.
 //!
 //! A gateway keeps accounts in its own memory: of several, each grants the limits.
 

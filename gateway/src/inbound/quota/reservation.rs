@@ -2,11 +2,13 @@
 
 use std::{
     borrow::Cow,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
+use tonic::Code;
 
 use super::{Quotas, Shared, account::Wish, window::Window};
 use crate::{
@@ -52,7 +54,7 @@ impl Lease {
             account: Arc::clone(account),
             answer: reserved - prompt,
             wanted: most,
-            state: Mutex::new(State { left: reserved, ..State::default() }),
+            state: Mutex::new(State { left: reserved, prompt, ..State::default() }),
         };
         Ok(Reservation { tokens: Some(Arc::new(tokens)) })
     }
@@ -84,6 +86,8 @@ struct Tokens {
 #[derive(Debug, Default)]
 struct State {
     left: u64,
+    /// Of these, for the prompt, while that is not charged.
+    prompt: u64,
     charged: u64,
     /// When that was.
     slots: Window,
@@ -105,6 +109,29 @@ impl Reservation {
         let mut options = options.clone();
         options.stop.max_tokens = Some(u32::try_from(each).unwrap_or(u32::MAX));
         Cow::Owned(options)
+    }
+
+    /// The prompt is on its way to the model, and paid from now on, once: also by a caller who does not wait for the first
+    /// word. Else whoever leaves early enough would have prompts computed for nothing.
+    ///
+    /// # Errors
+    /// As [`charge`](Self::charge).
+    pub(crate) fn charge_prompt(&self) -> Result<(), Error> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let prompt = mem::take(&mut tokens.lock().prompt);
+        self.charge(prompt)
+    }
+
+    /// Nothing is to be paid after all.
+    pub(crate) fn waive(&self) {
+        self.settle(Usage::default());
+    }
+
+    /// Nothing is to be paid for what failed before it began, unless the caller's own time was over: that is leaving.
+    pub(crate) fn waive_for(&self, error: &Error) {
+        if error.code() != Code::DeadlineExceeded {
+            self.waive();
+        }
     }
 
     /// So many tokens are used from now on.

@@ -33,10 +33,12 @@ impl Clock {
         Slot::try_from(slot).unwrap_or(Slot::MAX)
     }
 
-    /// How long until a slot begins.
+    /// How long until a slot begins, in whole milliseconds, as callers are told it: not rounded down, or they would be back
+    /// too early.
     pub(super) fn until(&self, slot: Slot, now: Instant) -> Duration {
         let begins = self.slot.saturating_mul(u32::try_from(slot).unwrap_or(u32::MAX));
-        begins.saturating_sub(now.saturating_duration_since(self.begun))
+        let left = begins.saturating_sub(now.saturating_duration_since(self.begun));
+        Duration::from_millis(u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
 }
 
