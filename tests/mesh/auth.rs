@@ -65,7 +65,8 @@ async fn ask(mesh: &Mesh, header: Option<(&'static str, &'static str)>) -> Resul
     soon("an answer", mesh.caller().answer(request)).await
 }
 
-fn reason(result: Result<Answer, Status>) -> (Code, String) {
+/// Why a call is refused.
+pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String) {
     let status = result.expect_err("is refused");
     let info = status.get_details_error_info().expect("has an ErrorInfo");
     assert_eq!(info.domain, "weft");
@@ -175,7 +176,7 @@ async fn a_key_is_added_and_withdrawn_while_the_gateway_runs() {
 }
 
 /// Waits until a line is on the gateway's metrics page.
-async fn until_shown(mesh: &Mesh, line: &str) {
+pub(crate) async fn until_shown(mesh: &Mesh, line: &str) {
     let shown = async {
         while !mesh.context(Room::Gateway).metrics.encode().contains(line) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

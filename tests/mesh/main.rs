@@ -8,6 +8,7 @@ mod quota;
 mod refusals;
 mod resume;
 mod structured;
+mod tokens;
 
 use std::time::Duration;
 

@@ -71,6 +71,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_call_stands_for_a_method_that_a_key_can_be_bound_to() {
+        for operation in OPERATIONS {
+            let (_, path) = operation.split_once(" /").unwrap();
+            assert!(crate::inbound::auth::same(path).is_some(), "{operation}");
+        }
+    }
+
+    #[test]
     fn only_what_can_be_called_has_a_name_of_its_own() {
         assert_eq!(operation(&Method::POST, "/v1/chat/completions"), "POST /v1/chat/completions");
         assert_eq!(operation(&Method::GET, "/v1/models/a/b"), "GET /v1/models/{model}");

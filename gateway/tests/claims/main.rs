@@ -7,6 +7,7 @@ mod doubles;
 mod exchange;
 mod front;
 
+mod access;
 mod admission;
 mod chat;
 mod embed;

@@ -15,15 +15,28 @@ from mesh import ROOT, START_LIMIT_S, fetch
 class Service:
     """A running service; leaving the context stops it."""
 
-    def __init__(self, binaries: Path, name: str, log: Path, config: Path | None = None, **settings: str) -> None:
-        """`settings` override keys of its config (the one of the repository), as `model__folder="models/m"`."""
+    def __init__(
+        self,
+        binaries: Path,
+        name: str,
+        log: Path,
+        config: Path | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        **settings: str,
+    ) -> None:
+        """`settings` override keys of its config (the one of the repository), as `model__folder="models/m"`.
+
+        `credentials` are those of the channel to it, where it serves TLS.
+        """
         self.address = f"127.0.0.1:{free_port()}"
         self._admin = f"127.0.0.1:{free_port()}"
         self._log = log
         self._name = name
+        self._credentials = credentials
         own = {"server__listen": self.address, "server__admin": self._admin}
         if name == "gateway":
-            own["http__listen"] = f"127.0.0.1:{free_port()}"
+            self.http = f"127.0.0.1:{free_port()}"
+            own["http__listen"] = self.http
         given = own | {"telemetry__otlp_endpoint": ""} | settings
         self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
         config = config or ROOT / "deploy" / "config" / f"{name}.toml"
@@ -70,7 +83,11 @@ class Service:
 
     def _connect(self) -> grpc.Channel:
         """The service listens from its first moment and is healthy when its model is warm."""
-        channel = grpc.insecure_channel(self.address, [("grpc.max_receive_message_length", -1)])
+        options = [("grpc.max_receive_message_length", -1)]
+        if self._credentials:
+            channel = grpc.secure_channel(self.address, self._credentials, options)
+        else:
+            channel = grpc.insecure_channel(self.address, options)
         deadline = time.monotonic() + START_LIMIT_S
         while not self._is_healthy(channel):
             if self._process.poll() is not None or time.monotonic() > deadline:

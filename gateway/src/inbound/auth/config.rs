@@ -2,7 +2,7 @@
 
 use weft_runtime::config::{FromConfig, Section, any, not_empty};
 
-use super::pattern::Patterns;
+use super::{jwt::JwtConfig, pattern::Patterns};
 use crate::inbound::watched::FileConfig;
 
 /// Whether callers must say who they are.
@@ -18,16 +18,23 @@ pub(crate) enum Mode {
 #[derive(Clone, Debug)]
 pub(crate) struct AuthConfig {
     pub(crate) mode: Mode,
-    /// Methods that anybody may call.
+    /// Calls that anybody may make.
     pub(crate) open: Patterns,
     /// `[auth.keys]`: API keys.
     pub(crate) keys: Option<FileConfig>,
+    /// `[auth.jwt]`: JSON Web Tokens.
+    pub(crate) jwt: Option<JwtConfig>,
     /// `[auth.certificates]`: client certificates.
     pub(crate) certificates: Option<CertificatesConfig>,
 }
 
 /// Probes of orchestrators have no keys, and reflection says no more than the repository does.
-const OPEN: [&str; 2] = ["grpc.health.v1.Health/*", "grpc.reflection.*"];
+const OPEN: [&str; 4] = [
+    "grpc.health.v1.Health/*",
+    "grpc.reflection.*",
+    "inference.GRPCInferenceService/ServerLive",
+    "inference.GRPCInferenceService/ServerReady",
+];
 
 impl FromConfig for AuthConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
@@ -35,15 +42,16 @@ impl FromConfig for AuthConfig {
             mode: section.choice("mode", Mode::Off, &[("off", Mode::Off), ("required", Mode::Required)]),
             open: Patterns::read(section, "open_methods", &OPEN),
             keys: section.optional_section::<KeysConfig>("keys").map(|keys| keys.0),
+            jwt: section.optional_section("jwt"),
             certificates: section.optional_section("certificates"),
         };
-        let ways = config.keys.is_some() || config.certificates.is_some();
+        let ways = config.keys.is_some() || config.jwt.is_some() || config.certificates.is_some();
         match (config.mode, ways) {
             (Mode::Required, false) => {
                 section.problem(
                     "mode",
                     "\"required\"",
-                    "must have [auth.keys] or [auth.certificates] below it",
+                    "must have [auth.keys], [auth.jwt] or [auth.certificates] below it",
                 );
             }
             // Whoever writes down a way to be let in means it to be asked for.

@@ -17,9 +17,22 @@ pub(crate) enum Denied {
     #[error("the credentials are not valid")]
     Invalid,
 
+    /// A token that the issuer signed, and that has ended: whoever holds it reads the same in it, and can fetch another.
+    #[error("the token has expired")]
+    Expired,
+
+    /// A token that is good for us and does not say whose it is.
+    #[error("the token has no claim {claim:?} that names a tenant")]
+    Claim { claim: String },
+
     /// It is known, and may not call this method.
-    #[error("{name:?} may not call {method}")]
-    Method { name: String, method: String },
+    #[error("{name:?} may not call {method}{}", .same.map(|same| format!(" ({same})")).unwrap_or_default())]
+    Method {
+        name: String,
+        method: String,
+        /// What it stands for, where it is of another API.
+        same: Option<&'static str>,
+    },
 
     /// It is known, and may not use this model.
     #[error("{name:?} may not use the model {model:?}")]
@@ -30,8 +43,8 @@ pub(crate) enum Denied {
 const LONGEST_NAME: usize = 128;
 
 impl Denied {
-    pub(super) fn method(name: &str, method: &str) -> Self {
-        Self::Method { name: cut(name), method: cut(method) }
+    pub(super) fn method(name: &str, method: &str, same: Option<&'static str>) -> Self {
+        Self::Method { name: cut(name), method: cut(method), same }
     }
 
     pub(super) fn model(name: &str, model: &str) -> Self {
@@ -41,7 +54,11 @@ impl Denied {
     /// The code that the caller sees.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Missing { .. } | Self::Malformed { .. } | Self::Invalid => Code::Unauthenticated,
+            Self::Missing { .. }
+            | Self::Malformed { .. }
+            | Self::Invalid
+            | Self::Expired
+            | Self::Claim { .. } => Code::Unauthenticated,
             Self::Method { .. } | Self::Model { .. } => Code::PermissionDenied,
         }
     }
@@ -52,6 +69,8 @@ impl Denied {
             Self::Missing { .. } => "CREDENTIALS_MISSING",
             Self::Malformed { .. } => "CREDENTIALS_MALFORMED",
             Self::Invalid => "CREDENTIALS_INVALID",
+            Self::Expired => "CREDENTIALS_EXPIRED",
+            Self::Claim { .. } => "CREDENTIALS_WITHOUT_TENANT",
             Self::Method { .. } => "METHOD_NOT_ALLOWED",
             Self::Model { .. } => "MODEL_NOT_ALLOWED",
         }
@@ -61,8 +80,9 @@ impl Denied {
     pub(crate) fn metadata(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Missing { accepted } => vec![("accepted", accepted.clone())],
-            Self::Malformed { .. } | Self::Invalid => Vec::new(),
-            Self::Method { name, method } => vec![("identity", name.clone()), ("method", method.clone())],
+            Self::Malformed { .. } | Self::Invalid | Self::Expired => Vec::new(),
+            Self::Claim { claim } => vec![("claim", claim.clone())],
+            Self::Method { name, method, .. } => vec![("identity", name.clone()), ("method", method.clone())],
             Self::Model { name, model } => vec![("identity", name.clone()), ("model", model.clone())],
         }
     }
@@ -73,6 +93,8 @@ impl Denied {
             Self::Missing { .. } => "missing",
             Self::Malformed { .. } => "malformed",
             Self::Invalid => "invalid",
+            Self::Expired => "expired",
+            Self::Claim { .. } => "without tenant",
             Self::Method { .. } | Self::Model { .. } => "not allowed",
         }
     }

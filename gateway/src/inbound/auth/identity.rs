@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{error::Denied, pattern::Patterns};
+use super::{error::Denied, method, pattern::Patterns};
 use crate::inbound::tenant::Tenant;
 
 /// How a caller showed who it is.
@@ -10,6 +10,8 @@ use crate::inbound::tenant::Tenant;
 pub(crate) enum Way {
     /// An API key.
     Key,
+    /// A JSON Web Token.
+    Token,
     /// A client certificate.
     Certificate,
     /// Not at all.
@@ -21,6 +23,7 @@ impl Way {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
+            Self::Token => "token",
             Self::Certificate => "certificate",
             Self::Nothing => "nothing",
         }
@@ -35,10 +38,10 @@ pub(crate) struct Identity(Arc<Facts>);
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) way: Way,
-    /// The id of its key or the name in its certificate.
+    /// The id of its key, the subject of its token or the name in its certificate.
     pub(crate) name: String,
     pub(crate) tenant: Tenant,
-    /// Full names of gRPC methods, such as `weft.gateway.v1.GatewayService/Chat`.
+    /// Full names of gRPC methods, such as `weft.gateway.v1.GatewayService/Chat`, and paths of other APIs.
     pub(crate) methods: Patterns,
     /// Names of models; `MODEL:ADAPTER` for a model through an adapter.
     pub(crate) models: Patterns,
@@ -70,15 +73,15 @@ impl Identity {
         &self.0.tenant
     }
 
-    /// Whether it may call this method.
+    /// Whether it may make the call of this path, by any name that the call goes by.
     ///
     /// # Errors
     /// It may not.
-    pub(crate) fn may_call(&self, method: &str) -> Result<(), Denied> {
-        if self.0.methods.allow(method) {
+    pub(crate) fn may_call(&self, path: &str) -> Result<(), Denied> {
+        if method::names(path).any(|name| self.0.methods.allow(name)) {
             return Ok(());
         }
-        Err(Denied::method(&self.0.name, method))
+        Err(Denied::method(&self.0.name, path, method::same(path)))
     }
 
     /// Whether it may use this model, or the model through this adapter.

@@ -34,15 +34,15 @@ pub(crate) struct Authenticated<S> {
 }
 
 impl Auth {
-    /// Lets a gRPC request in: says in its extensions whose it is, and takes the secret out of it.
+    /// Lets a request in: says in its extensions whose it is, and takes the secret out of it.
     fn admit(&self, request: &mut http::Request<Body>) -> Result<(), Error> {
-        let method = request.uri().path().trim_start_matches('/');
-        let identity = if self.is_open(method) {
+        let path = request.uri().path().trim_start_matches('/');
+        let identity = if self.is_open(path) {
             Identity::anyone()
         } else {
             let peer = request.extensions().get::<PeerIdentity>();
             let identity = self.authenticate(request.headers(), peer)?;
-            self.authorize(&identity, method)?;
+            self.authorize(&identity, path)?;
             identity
         };
         credential::take_out(request.headers_mut());

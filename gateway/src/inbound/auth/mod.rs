@@ -1,7 +1,8 @@
 //! Who is asking, and what they may do.
 //!
-//! Map: `config` (`[auth]`), `credential` (what a caller shows), `keys`, `certificates` (ways to be let in),
-//! `identity` (who it is, and what it may do), `pattern` (names that are allowed), `error` (why it is not let in), `layer`.
+//! Map: `config` (`[auth]`), `credential` (what a caller shows), `keys`, `jwt`, `certificates` (ways to be let in),
+//! `identity` (who it is, and what it may do), `method` (what a call stands for),
+//! `pattern` (names that are allowed), `error` (why it is not let in), `layer`.
 //!
 //! Rules: a credential that is shown and not valid is refused, never passed over for another way; a caller does not learn
 //! whether a key exists; no secret goes further than here, into no log, span, metric or error; who is let in is judged when a
@@ -12,8 +13,10 @@ mod config;
 mod credential;
 mod error;
 mod identity;
+mod jwt;
 mod keys;
 mod layer;
+mod method;
 mod pattern;
 
 use std::sync::Arc;
@@ -26,12 +29,15 @@ use super::{tenant::Tenant, watched::Watched};
 use crate::{error::Error, metrics::Metrics};
 use certificates::Certificates;
 use config::Mode;
+use jwt::Tokens;
 use keys::Keys;
 
 pub(crate) use config::AuthConfig;
 pub(crate) use error::Denied;
 pub(crate) use identity::{Identity, Way};
 pub(crate) use layer::{AuthLayer, Authenticated};
+#[cfg(test)]
+pub(crate) use method::same;
 
 /// Decides who is let in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,6 +49,7 @@ pub(crate) struct Auth {
 struct Inner {
     config: AuthConfig,
     keys: Option<Arc<Watched<Keys>>>,
+    tokens: Option<Tokens>,
     certificates: Option<Certificates>,
     metrics: Metrics,
 }
@@ -58,9 +65,11 @@ impl Auth {
             keys.watch(context);
             Ok::<_, BoxError>(keys)
         });
+        let tokens = config.jwt.as_ref().map(|jwt| Tokens::new(jwt, context, metrics));
         let inner = Inner {
             config: config.clone(),
             keys: keys.transpose()?,
+            tokens: tokens.transpose()?,
             certificates: config.certificates.as_ref().map(Certificates::new),
             metrics: metrics.clone(),
         };
@@ -91,20 +100,20 @@ impl Auth {
         found.map_err(|(_, denied)| Error::Denied(denied))
     }
 
-    /// Whether a caller may call a method, by its full name.
+    /// Whether a caller may make a call, by its path.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
-    pub(crate) fn authorize(&self, identity: &Identity, method: &str) -> Result<(), Error> {
-        identity.may_call(method).map_err(|denied| {
+    pub(crate) fn authorize(&self, identity: &Identity, path: &str) -> Result<(), Error> {
+        identity.may_call(path).map_err(|denied| {
             self.inner.metrics.authentications.count(identity.way().name(), denied.outcome());
             Error::Denied(denied)
         })
     }
 
-    /// Whether anybody may call a method.
-    pub(crate) fn is_open(&self, method: &str) -> bool {
-        self.inner.config.open.allow(method)
+    /// Whether anybody may make a call.
+    pub(crate) fn is_open(&self, path: &str) -> bool {
+        method::names(path).any(|name| self.inner.config.open.allow(name))
     }
 }
 
@@ -127,6 +136,9 @@ impl Inner {
     }
 
     fn by_secret(&self, secret: &str) -> Result<Identity, (Way, Denied)> {
+        if let Some(tokens) = self.tokens.as_ref().filter(|_| Tokens::is_token(secret)) {
+            return tokens.find(secret).map_err(|denied| (Way::Token, denied));
+        }
         let keys = self.keys.as_ref().ok_or((Way::Key, Denied::Invalid))?;
         keys.now().find(secret, Timestamp::now()).map_err(|denied| (Way::Key, denied))
     }
@@ -135,6 +147,7 @@ impl Inner {
     fn accepted(&self) -> String {
         let ways = [
             self.keys.as_ref().map(|_| "an API key (authorization: Bearer, or x-api-key)"),
+            self.tokens.as_ref().map(|_| "a JSON Web Token (authorization: Bearer)"),
             self.certificates.as_ref().map(|_| "a client certificate"),
         ];
         ways.into_iter().flatten().collect::<Vec<_>>().join(" or ")

@@ -19,6 +19,11 @@ impl Patterns {
         Self(patterns.into())
     }
 
+    /// What any of these allows.
+    pub(super) fn union<'a>(all: impl Iterator<Item = &'a Self>) -> Self {
+        Self(all.flat_map(|patterns| patterns.0.iter().cloned()).collect())
+    }
+
     /// The patterns under `key`, or `default` where there are none.
     pub(crate) fn read(section: &mut Section<'_>, key: &'static str, default: &[&str]) -> Self {
         let default = default.iter().map(|&text| text.to_owned()).collect();
@@ -44,7 +49,7 @@ fn rule() -> Rule<Vec<String>> {
 }
 
 /// Whether a text is a pattern.
-fn is_pattern(text: &str) -> bool {
+pub(super) fn is_pattern(text: &str) -> bool {
     !text.trim().is_empty() && text.find('*').is_none_or(|at| at + 1 == text.len())
 }
 
