@@ -31,7 +31,13 @@ use axum::{
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use weft_runtime::server::{Door, Incoming};
 
-use crate::{config::Limits, grpc, models::Models, pipeline::Pipeline, request::Scope};
+use crate::{
+    config::Limits,
+    grpc,
+    models::{Models, Name},
+    pipeline::Pipeline,
+    request::{Ask, Scope},
+};
 
 /// What every handler works with. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,6 +69,20 @@ impl Desk {
         // Where the identity of a caller and its deadline are looked for.
         let metadata = MetadataMap::from_headers(request.headers().clone());
         Ok(grpc::scope(&tonic::Request::from_parts(metadata, request.extensions().clone(), ())))
+    }
+
+    /// Finds the adapter that `model` may name beside the model, as in `MODEL:ADAPTER`.
+    async fn resolve(&self, scope: &Scope, ask: &mut Ask) -> Result<(), Status> {
+        let Name { model, adapter } = self.models.resolve(&ask.model, &scope.caller, scope.deadline).await?;
+        if let (Some(named), Some(given)) = (&adapter, &ask.options.adapter_id)
+            && named != given
+        {
+            let rule = format!("is {given:?}; must be left out, since `model` names the adapter {named:?}");
+            return Err(weft_runtime::status::violation("adapter_id", &rule));
+        }
+        ask.model = model;
+        ask.options.adapter_id = adapter.or_else(|| ask.options.adapter_id.take());
+        Ok(())
     }
 
     /// An answer or a refusal, with the request's name.

@@ -5,7 +5,7 @@
 //! ask for themselves. What is known is kept while a service is away,
 //! so that a request meets the service's own error and not a guess of ours.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use weft_runtime::Deadline;
@@ -21,6 +21,8 @@ use crate::{
 pub(crate) struct Models {
     outbound: Outbound,
     known: Arc<ArcSwap<Known>>,
+    /// The adapters that were loaded when somebody asked last.
+    adapters: Arc<ArcSwap<Vec<String>>>,
     /// Whether inference may serve a model whose vocabulary it cannot tell.
     allow_unknown_vocabulary: bool,
 }
@@ -48,9 +50,26 @@ pub(crate) struct Served {
     pub(crate) chat: bool,
 }
 
+/// A model, or a model through an adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) model: String,
+    pub(crate) adapter: Option<String>,
+}
+
+/// As it is spelled in requests and in the patterns of keys.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.adapter {
+            Some(adapter) => write!(f, "{}:{adapter}", self.model),
+            None => f.write_str(&self.model),
+        }
+    }
+}
+
 impl Models {
     pub(crate) fn new(outbound: Outbound, allow_unknown_vocabulary: bool) -> Self {
-        Self { outbound, known: Arc::default(), allow_unknown_vocabulary }
+        Self { outbound, known: Arc::default(), adapters: Arc::default(), allow_unknown_vocabulary }
     }
 
     /// The model of this name; of the only one served, if the name is empty.
@@ -74,6 +93,56 @@ impl Models {
         Ok(served)
     }
 
+    /// What a name means: a model or, as `MODEL:ADAPTER` or by its own name, a model through an adapter that is loaded.
+    ///
+    /// # Errors
+    /// It is neither. The error names what there is and the caller may use.
+    pub(crate) async fn resolve(
+        &self,
+        name: &str,
+        caller: &Identity,
+        deadline: Option<Deadline>,
+    ) -> Result<Name, Error> {
+        let model = self.served(deadline).await?.model.id.clone();
+        if name.is_empty() || name == model {
+            return Ok(Name { model, adapter: None });
+        }
+        let within = name.strip_prefix(&model).and_then(|rest| rest.strip_prefix(':'));
+        let adapter = within.unwrap_or(name);
+        let is_known = |adapters: &[String]| adapters.iter().any(|known| known == adapter);
+        // What was loaded a moment ago need not be asked for again: where that has changed, inference says so itself.
+        if !is_known(&self.adapters.load()) && !is_known(&self.ask_adapters(deadline).await?) {
+            let usable = self.usable_adapters(&model, caller);
+            let served = std::iter::once(model).chain(usable.into_iter().map(|name| name.to_string()));
+            let served = served.collect::<Vec<_>>().join(", ");
+            return Err(Error::UnknownModel { model: name.to_owned(), served });
+        }
+        Ok(Name { model, adapter: Some(adapter.to_owned()) })
+    }
+
+    /// The adapters of a model that a caller may use: as with models, those that were known last while inference is away.
+    pub(crate) async fn adapters(
+        &self,
+        model: &str,
+        caller: &Identity,
+        deadline: Option<Deadline>,
+    ) -> Vec<Name> {
+        let _ = self.ask_adapters(deadline).await;
+        self.usable_adapters(model, caller)
+    }
+
+    fn usable_adapters(&self, model: &str, caller: &Identity) -> Vec<Name> {
+        let known = self.adapters.load();
+        let usable = known.iter().filter(|adapter| caller.may_use(model, Some(adapter)).is_ok());
+        usable.map(|adapter| Name { model: model.to_owned(), adapter: Some(adapter.clone()) }).collect()
+    }
+
+    async fn ask_adapters(&self, deadline: Option<Deadline>) -> Result<Arc<Vec<String>>, Failure> {
+        let adapters = Arc::new(self.outbound.inference.adapters(deadline).await?);
+        self.adapters.store(Arc::clone(&adapters));
+        Ok(adapters)
+    }
+
     /// The models that a caller may use.
     pub(crate) async fn list(
         &self,
@@ -85,7 +154,7 @@ impl Models {
     }
 
     /// The model that is served.
-    async fn served(&self, deadline: Option<Deadline>) -> Result<Served, Error> {
+    pub(crate) async fn served(&self, deadline: Option<Deadline>) -> Result<Served, Error> {
         let known = self.known.load_full();
         let model = match &known.model {
             Some(model) => Arc::clone(model),

@@ -33,9 +33,11 @@ pub(super) async fn complete(State(desk): State<Desk>, request: Request) -> Resu
 
 async fn answer(desk: &Desk, scope: &Scope, request: Request) -> Result<Response<Body>, Status> {
     let body = json::object(request, desk.most_bytes).await?;
-    let Asked { ask, delivery, calls } = parse::read(body, &desk.limits)?;
+    let Asked { mut ask, delivery, calls } = parse::read(body, &desk.limits)?;
     let (readers, logprobs) = (readers(&ask, calls), ask.options.top_logprobs.is_some());
+    // The answer names what was asked for, which may be an adapter.
     let model = ask.model.clone();
+    desk.resolve(scope, &mut ask).await?;
     let (Started { .. }, events) = desk.pipeline.answer(scope, ask).await?;
     let spelling = Spelling::new(desk.pipeline.clone(), scope.clone());
     let telling =

@@ -41,7 +41,7 @@ pub(super) async fn complete(State(desk): State<Desk>, request: Request) -> Resu
 
 async fn answer(desk: &Desk, scope: &Scope, request: Request) -> Result<Response<Body>, Status> {
     let body = json::object(request, desk.most_bytes).await?;
-    let Asked { asks, delivery, prompt_only } = parse::read(body, &desk.limits)?;
+    let Asked { mut asks, delivery, prompt_only } = parse::read(body, &desk.limits)?;
     let Some(first) = asks.first() else { return Err(Status::internal("no prompt passed the rules")) };
     let telling = Telling {
         head: wire::Head::new("cmpl", "text_completion", scope, first.model.clone()),
@@ -49,6 +49,9 @@ async fn answer(desk: &Desk, scope: &Scope, request: Request) -> Result<Response
         logprobs: first.options.top_logprobs.is_some(),
         prompt_only,
     };
+    for ask in &mut asks {
+        desk.resolve(scope, ask).await?;
+    }
     let spelling = Spelling::new(desk.pipeline.clone(), scope.clone());
     let mut news = news(&desk.pipeline, scope, asks).peekable();
     // Whether the first prompt is answered at all decides how the response begins.

@@ -17,6 +17,7 @@ pub(super) const UNKNOWN_ROUTE: &str = "UNKNOWN_ROUTE";
 pub(super) const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
 const CONTENT_FILTER: &str = "CONTENT_FILTER";
 const UNKNOWN_MODEL: &str = "UNKNOWN_MODEL";
+const ADAPTER_NOT_LOADED: &str = "ADAPTER_NOT_LOADED";
 
 /// A failure, as the caller reads it.
 #[derive(Debug, Serialize)]
@@ -120,7 +121,8 @@ fn kind(http: StatusCode) -> &'static str {
 /// A word for programs: OpenAI's own where it has one.
 fn code(status: &Status) -> Option<String> {
     Some(match status::reason_of(status)?.as_str() {
-        UNKNOWN_MODEL => "model_not_found".to_owned(),
+        // An adapter is a model, as OpenAI sees it.
+        UNKNOWN_MODEL | ADAPTER_NOT_LOADED => "model_not_found".to_owned(),
         ours => ours.to_ascii_lowercase(),
     })
 }

@@ -1,4 +1,8 @@
 //! A request's body: a JSON object, of bounded size, read field by field with every problem named.
+//!
+//! Map: `unique` (JSON in which no field is given twice).
+
+mod unique;
 
 use http::{Request, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -6,6 +10,7 @@ use serde_json::{Map, Value};
 use tonic::{Code, Status};
 use weft_runtime::status::{reason, violation, with_reason};
 
+use self::unique::Unique;
 use crate::request::Faults;
 
 /// Reads a body of at most `most` bytes.
@@ -27,8 +32,8 @@ pub(super) async fn object(
         Err(error) => return Err(violation("body", &format!("could not be read: {error}"))),
     };
     match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(violation("body", &format!("is {}; must be a JSON object", shown(&other)))),
+        Ok(Unique(Value::Object(fields))) => Ok(fields),
+        Ok(Unique(other)) => Err(violation("body", &format!("is {}; must be a JSON object", shown(&other)))),
         Err(error) => Err(violation("body", &format!("is not JSON: {error}"))),
     }
 }

@@ -7,8 +7,8 @@ use tonic_types::StatusExt as _;
 use weft_proto::{
     common::v1 as common,
     inference::v1::{
-        self as wire, GenerateRequest, GenerateResponse, GetModelInfoRequest, generate_response::Event,
-        inference_service_client::InferenceServiceClient,
+        self as wire, GenerateRequest, GenerateResponse, GetModelInfoRequest, ListAdaptersRequest,
+        generate_response::Event, inference_service_client::InferenceServiceClient,
     },
 };
 use weft_runtime::{
@@ -158,6 +158,13 @@ impl Inference {
     /// What is loaded. Not retried: whoever asks, asks again.
     pub(crate) async fn model(&self, deadline: Option<Deadline>) -> Result<Model, Failure> {
         account(self.client.clone(), deadline).await
+    }
+
+    /// The names of the adapters that are loaded. Not retried either.
+    pub(crate) async fn adapters(&self, deadline: Option<Deadline>) -> Result<Vec<String>, Failure> {
+        let answer = self.client.clone().list_adapters(request(ListAdaptersRequest {}, deadline)).await;
+        let listed = answer.map_err(|status| failure(Peer::Inference, status, |_| None))?.into_inner();
+        Ok(listed.adapters.into_iter().map(|adapter| adapter.adapter_id).collect())
     }
 
     /// What one replica has loaded.

@@ -1,11 +1,12 @@
 //! The gateway under test, the doubles behind it, and a caller in front of it.
 
 use std::{
+    sync::Arc,
     task::{self, Poll},
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tonic::{Request, Status, Streaming, body::Body};
 use tower::Service;
 use weft_gateway::{Config, Targets};
@@ -31,9 +32,20 @@ pub(crate) struct Running {
     pub(crate) connector: pipe::Connector,
     pub(crate) context: Context,
     process: JoinHandle<Result<(), BoxError>>,
+    stop: Arc<Notify>,
 }
 
 impl Running {
+    /// As SIGTERM does it.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_one();
+    }
+
+    /// How it ended.
+    pub(crate) async fn ended(&mut self) -> Result<(), BoxError> {
+        (&mut self.process).await.unwrap()
+    }
+
     /// As `kill -9` does it.
     pub(crate) fn kill(&self) {
         self.process.abort();
@@ -53,23 +65,23 @@ pub(crate) fn run<S>(name: &'static str, start: impl FnOnce(Context) -> S) -> Ru
 where
     S: Future<Output = Result<Services, BoxError>> + Send + 'static,
 {
-    let (connector, incoming) = pipe::pipe();
-    run_at(name, connector, incoming, start)
+    run_at(name, RuntimeConfig::default(), pipe::pipe(), start)
 }
 
 fn run_at<S>(
     name: &'static str,
-    connector: pipe::Connector,
-    incoming: pipe::Incoming,
+    config: RuntimeConfig,
+    (connector, incoming): (pipe::Connector, pipe::Incoming),
     start: impl FnOnce(Context) -> S,
 ) -> Running
 where
     S: Future<Output = Result<Services, BoxError>> + Send + 'static,
 {
-    let process = Process::new(name, RuntimeConfig::default());
-    let context = process.context().clone();
-    let life = process.run(start(context.clone()), incoming, std::future::pending());
-    Running { connector, context, process: Tasks::default().spawn("process", life) }
+    let process = Process::new(name, config);
+    let (context, stop) = (process.context().clone(), Arc::<Notify>::default());
+    let told = Arc::clone(&stop);
+    let life = process.run(start(context.clone()), incoming, async move { told.notified().await });
+    Running { connector, context, process: Tasks::default().spawn("process", life), stop }
 }
 
 /// Runs a double that is ready at once.
@@ -81,7 +93,7 @@ pub(crate) fn double(name: &'static str, services: Services) -> Running {
 pub(crate) fn again(name: &'static str, dead: &Running, services: Services) -> Running {
     let incoming = dead.connector.listen();
     dead.connector.refuse(false);
-    run_at(name, dead.connector.clone(), incoming, |_| async { Ok(services) })
+    run_at(name, RuntimeConfig::default(), (dead.connector.clone(), incoming), |_| async { Ok(services) })
 }
 
 /// Everything. Fields are dropped in order: the caller first.
@@ -121,6 +133,11 @@ impl Front {
 
     /// The same, with more replicas of inference.
     pub(crate) fn beside(config: &str, more: &[&Running]) -> Self {
+        Self::within(RuntimeConfig::default(), config, more)
+    }
+
+    /// The same, in a process of this configuration.
+    pub(crate) fn within(process: RuntimeConfig, config: &str, more: &[&Running]) -> Self {
         let (tokenizer, inference, safety) = (Tokenizer::default(), Inference::default(), Safety::default());
         let processes = Processes {
             tokenizer: double("tokenizer", tokenizer.services()),
@@ -140,7 +157,8 @@ impl Front {
         let config = parse(config);
         let (http, incoming) = pipe::pipe();
         let door = Some(Incoming::of(incoming));
-        let gateway = run("gateway", |context| weft_gateway::start_with(config, context, targets, door));
+        let start = |context| weft_gateway::start_with(config, context, targets, door);
+        let gateway = run_at("gateway", process, pipe::pipe(), start);
         let client = GatewayServiceClient::new(connect(&gateway));
         Self { client, gateway, http, tokenizer, inference, safety, processes }
     }

@@ -1,11 +1,12 @@
 //! What a process serves, and the limits within which it does.
 //!
 //! Map: `accept` (connections, their bounds and their end), `front` (which service answers), `stack` (what every call
-//! passes on the way), `door` (for callers who do not speak gRPC).
+//! passes on the way), `door` (for callers who do not speak gRPC), `http1` (what their older protocol needs).
 
 pub(crate) mod accept;
 pub(crate) mod door;
 pub(crate) mod front;
+mod http1;
 pub(crate) mod stack;
 
 pub use self::door::{Door, Incoming, Operation};

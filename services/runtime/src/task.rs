@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
+    pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
@@ -129,7 +130,7 @@ impl Drop for Listed {
 
 tokio::task_local! {
     /// When the call that this task runs is dropped, once it has said so.
-    static LIMIT: Arc<OnceLock<Instant>>;
+    static LIMIT: Limit;
 }
 
 /// Has the call that runs in this task dropped at that instant, whatever it waits for then.
@@ -137,15 +138,46 @@ tokio::task_local! {
 /// A response races its own deadline only where it is polled, and hyper does not poll it while its reader has no room:
 /// a caller that stops reading would hold what its call holds for as long as it likes.
 pub(crate) fn drop_call_at(instant: Instant) {
-    // Outside a call there is nothing to drop; a second limit would be another layer's.
+    // Outside a call there is nothing to drop.
     let _ = LIMIT.try_with(|limit| limit.set(instant));
 }
 
-/// Resolves at the call's limit, if it says one.
-async fn limit_passed(limit: &OnceLock<Instant>) {
-    // Polled each time after the call, and so after it has said its limit.
-    let instant = poll_fn(|_| limit.get().map_or(Poll::Pending, |instant| Poll::Ready(*instant))).await;
-    sleep_until(instant).await;
+/// The instant at which the call that runs in a task is dropped, if there is one. Clones are the same limit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limit(Arc<Mutex<Option<Instant>>>);
+
+impl Limit {
+    /// Sets it, or moves it.
+    pub(crate) fn set(&self, instant: Instant) {
+        *self.lock() = Some(instant);
+    }
+
+    /// What it was set for has ended.
+    pub(crate) fn lift(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what makes calls, one after another or only one, until it ends or a call has passed its limit.
+    pub(crate) async fn hold<F: Future>(self, calls: F) -> Option<F::Output> {
+        let mut calls = pin!(LIMIT.scope(self.clone(), calls));
+        let mut alarm = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = calls.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            // Looked at after each poll of the call, and so after the call has said its limit.
+            let Some(instant) = *self.lock() else { return Poll::Pending };
+            if alarm.deadline() != instant {
+                alarm.as_mut().reset(instant);
+            }
+            alarm.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
 }
 
 /// Runs the calls of a connection as tasks of ours.
@@ -158,20 +190,17 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, call: F) {
-        let limit = Arc::new(OnceLock::new());
-        let bounded = LIMIT.scope(Arc::clone(&limit), async move {
-            tokio::select! {
-                biased;
-                _ = call => {}
-                () = limit_passed(&limit) => {}
-            }
+        self.0.spawn_root("call", async move {
+            // Whether it ended or was dropped: there is nothing more to do.
+            let _ = Limit::default().hold(call).await;
         });
-        self.0.spawn_root("call", bounded);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -196,5 +225,25 @@ mod tests {
         tasks.idle().await;
         assert!(stuck.await.unwrap_err().is_cancelled());
         assert!(tasks.names().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_holds_for_the_call_that_set_it_and_not_for_the_silence_after() {
+        let second = Duration::from_secs(1);
+        let limit = Limit::default();
+        let calls = {
+            let limit = limit.clone();
+            async move {
+                drop_call_at(Instant::now() + second);
+                limit.lift();
+                tokio::time::sleep(10 * second).await;
+                drop_call_at(Instant::now() + second);
+                tokio::time::sleep(10 * second).await;
+            }
+        };
+        let begun = Instant::now();
+        assert_eq!(limit.hold(calls).await, None);
+        assert_eq!(begun.elapsed().as_secs(), 11);
+        assert_eq!(Limit::default().hold(async { 7 }).await, Some(7));
     }
 }

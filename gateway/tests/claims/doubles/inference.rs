@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, async_trait};
 use weft_proto::{
     common::v1::{FinishReason, Usage},
     inference::v1::{
-        EmbedRequest, EmbedResponse, Embedding, Finished, GenerateRequest, GenerateResponse,
+        Adapter, EmbedRequest, EmbedResponse, Embedding, Finished, GenerateRequest, GenerateResponse,
         GetEngineStatusRequest, GetEngineStatusResponse, GetModelInfoRequest, GetModelInfoResponse,
         ListAdaptersRequest, ListAdaptersResponse, LoadAdapterRequest, LoadAdapterResponse, ScoreRequest,
         ScoreResponse, Started, Token, Tokens, UnloadAdapterRequest, UnloadAdapterResponse,
@@ -41,6 +41,7 @@ struct State {
     refusals: Mutex<Vec<Status>>,
     embed: Mutex<Result<(), Status>>,
     fingerprint: Mutex<String>,
+    adapters: Mutex<Vec<String>>,
 }
 
 impl Default for Inference {
@@ -52,6 +53,7 @@ impl Default for Inference {
             refusals: Mutex::default(),
             embed: Mutex::new(Ok(())),
             fingerprint: Mutex::new("same".to_owned()),
+            adapters: Mutex::default(),
         };
         Self { state: Arc::new(state) }
     }
@@ -86,6 +88,10 @@ impl Inference {
 
     pub(crate) fn refuse_embed(&self, refusal: Status) {
         *self.state.embed.lock().unwrap() = Err(refusal);
+    }
+
+    pub(crate) fn set_adapters(&self, names: &[&str]) {
+        *self.state.adapters.lock().unwrap() = names.iter().map(|name| (*name).to_owned()).collect();
     }
 
     pub(crate) fn set_fingerprint(&self, fingerprint: &str) {
@@ -253,7 +259,9 @@ impl InferenceService for Inference {
         &self,
         _: Request<ListAdaptersRequest>,
     ) -> Result<Response<ListAdaptersResponse>, Status> {
-        unused()
+        let named = |adapter_id: &String| Adapter { adapter_id: adapter_id.clone(), ..Adapter::default() };
+        let adapters = self.state.adapters.lock().unwrap().iter().map(named).collect();
+        Ok(Response::new(ListAdaptersResponse { adapters }))
     }
 
     async fn get_engine_status(

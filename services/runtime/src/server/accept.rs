@@ -16,19 +16,19 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::{Routes, ServerConfig};
+use super::{Routes, ServerConfig, http1::Calls};
 use crate::{
     drain::{Drain, Phase},
     flow,
     metrics::{Metrics, Raised},
     pipe::Pipe,
     status::chain,
-    task::{CallExecutor, Tasks},
+    task::{CallExecutor, Limit, Tasks},
     tls::{PeerIdentity, ServerIdentity},
 };
 
@@ -187,21 +187,36 @@ impl Acceptor {
             }
             request
         });
+        let limit = Limit::default();
+        if self.speaks == Speaks::Http {
+            // Which protocol it is shows in the first bytes, and hyper waits for those as long as it takes.
+            limit.set(Instant::now() + silence(&self.config));
+        }
+        let calls = Calls { inner: routes, limit: limit.clone(), drain: self.drain.clone() };
         let http = builder(&self.config, self.speaks, &self.tasks);
-        let connection = http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes));
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.drain.reached(Phase::Draining) => {
-                // Tells the peer to open no more calls here, and ends when the last one has.
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let connection = http.serve_connection(TokioIo::new(io), TowerToHyperService::new(calls));
+        let connection = async {
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = self.drain.reached(Phase::Draining) => {
+                    // Tells the peer to open no more calls here, and ends when the last one has.
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(error = chain(&*error), ?remote, "connection ended");
+        match limit.hold(connection).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(error = chain(&*error), ?remote, "connection ended"),
+            None => tracing::debug!(?remote, "a caller who did not read its answer was hung up on"),
         }
     }
+}
+
+/// How long a caller may say nothing where nothing can ask whether it is still there.
+fn silence(config: &ServerConfig) -> Duration {
+    config.keepalive_interval + config.keepalive_timeout
 }
 
 fn builder(config: &ServerConfig, speaks: Speaks, tasks: &Tasks) -> auto::Builder<CallExecutor> {
@@ -212,7 +227,7 @@ fn builder(config: &ServerConfig, speaks: Speaks, tasks: &Tasks) -> auto::Builde
     http.http1()
         .timer(TokioTimer::new())
         // Also between two calls: a caller who is silent for longer connects again.
-        .header_read_timeout(config.keepalive_interval + config.keepalive_timeout)
+        .header_read_timeout(silence(config))
         .max_buf_size((config.max_header_bytes as usize).max(LEAST_BUFFER));
     http.http2()
         .timer(TokioTimer::new())
