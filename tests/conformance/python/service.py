@@ -34,8 +34,8 @@ class Service:
         self._name = name
         self._credentials = credentials
         own = {"server__listen": self.address, "server__admin": self._admin}
+        self.http = f"127.0.0.1:{free_port()}"
         if name == "gateway":
-            self.http = f"127.0.0.1:{free_port()}"
             own["http__listen"] = self.http
         given = own | {"telemetry__otlp_endpoint": ""} | settings
         self._variables = {f"WEFT__{key.upper()}": value for key, value in given.items()}
@@ -53,6 +53,10 @@ class Service:
         self._channel.close()
         self._stop()
         self.__enter__()
+
+    def openai(self) -> str:
+        """The base URL of a gateway's HTTP API."""
+        return f"http://{self.http}/v1"
 
     def page(self, path: str) -> str:
         """A page of its admin port."""
