@@ -73,6 +73,9 @@ clients: ## fetch the official Python gRPC client, and grpcurl
 languages: ## fetch what the example clients in Go, Node.js and Java need
 	$(SETUP) tools client-go client-node client-java
 
+lm-eval: ## fetch lm-eval
+	$(SETUP) lm-eval
+
 ## Check it
 
 test: test-setup test-build test-python test-rust test-conformance ## set up all it needs and run every test
@@ -96,6 +99,9 @@ test-python:
 test-conformance:
 	$(PYTEST) tests/conformance/python
 
+test-lm-eval: setup clients jaeger lm-eval test-build ## lm-eval, unmodified, through the HTTP API (once 250 MB of packages)
+	$(PYTEST) tests/conformance/python/evaluation.py
+
 lint: ## what CI checks beside the tests
 	.ci/lint
 
@@ -113,5 +119,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	cargo clean
 
 .PHONY: help up down status bench quality bench-peers bench-structured bench-overload bench-overhead setup build libtorch \
-	model jaeger clients languages \
-	test test-setup test-build test-rust test-python test-conformance lint fmt ci clean
+	model jaeger clients languages lm-eval \
+	test test-setup test-build test-rust test-python test-conformance test-lm-eval lint fmt ci clean

