@@ -193,8 +193,10 @@ impl Spent {
         text
     }
 
-    /// Charges another phase for so much of what one was charged for.
+    /// Charges another phase for so much of what one was charged for. Of a request with several prompts each waits by itself,
+    /// but a moment passes only once.
     fn move_from(&mut self, from: Phase, to: Phase, time: Duration) {
+        let time = time.min(self.phases[from as usize]);
         self.phases[from as usize] -= time;
         self.phases[to as usize] += time;
     }
@@ -237,5 +239,19 @@ mod tests {
             assert_eq!(found, [expected.0 * MS, expected.1 * MS, expected.2 * MS]);
             assert_eq!(spent.total(), 53 * MS);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_prompt_that_begins_while_another_is_answered_is_charged_no_moment_twice() {
+        let latency = Latency::begin();
+        latency.enter(Phase::Network);
+        advance(10 * MS).await;
+        latency.started(Duration::ZERO, 5 * MS);
+        latency.enter(Phase::Decode);
+        advance(50 * MS).await;
+        latency.started(20 * MS, 40 * MS);
+        let spent = latency.spent();
+        assert_eq!((spent.of(Phase::Prefill), spent.of(Phase::Network)), (10 * MS, Duration::ZERO));
+        assert_eq!(spent.total(), 60 * MS);
     }
 }

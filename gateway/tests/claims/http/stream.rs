@@ -96,7 +96,7 @@ async fn on_http_2_the_stream_is_the_same_and_ends_without_trailers() {
     assert!(!answer.headers().contains_key("transfer-encoding"), "{:?}", answer.headers());
     let body = answer.into_body().collect().await.unwrap();
     assert_eq!(body.trailers(), None, "how it ended was its last event");
-    check(data(&String::from_utf8(body.to_bytes().to_vec()).unwrap()));
+    check(data(std::str::from_utf8(&body.to_bytes()).unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
