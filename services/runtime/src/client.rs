@@ -4,8 +4,8 @@
 //!
 //! Map: `channel` (the connection and its healing), `connect` (sockets, pipes, TLS), `received` (what a broken answer
 //! becomes), `tied` (dropping an answer ends its request), `pool` (several replicas as one), `replica` (one of them),
-//! `balance` (which of them gets a call), `breaker` (one that only fails is left alone), `members` and `dns` (who they
-//! are).
+//! `balance` (which of them gets a call), `breaker` (one that only fails is left alone), `outlier` (so is one that fails
+//! more often than the others), `members` and `dns` (who they are).
 
 mod balance;
 mod breaker;
@@ -13,6 +13,7 @@ mod channel;
 mod connect;
 mod dns;
 mod members;
+mod outlier;
 mod pool;
 mod received;
 mod replica;
@@ -28,7 +29,8 @@ use tower::{Layer as _, Service, ServiceBuilder, util::BoxCloneSyncService};
 pub use self::{
     balance::{Balance, Candidate, ReplicaId, Tried, TwoChoices},
     breaker::BreakerConfig,
-    members::Members,
+    members::{Members, Source},
+    outlier::OutlierConfig,
     pool::Pool,
     replica::{Fitness, Replica},
 };
@@ -91,6 +93,8 @@ pub struct ClientConfig {
     pub resolve_every: Option<Duration>,
     /// `[….breaker]`: when a replica that only fails is left alone.
     pub breaker: BreakerConfig,
+    /// `[….outlier]`: when a replica that fails more often than the others is.
+    pub outlier: OutlierConfig,
     /// `[….tls]`: must be there where the address is `https`, and only there.
     pub tls: Option<ClientTls>,
 }
@@ -114,6 +118,7 @@ impl Default for ClientConfig {
             max_message_bytes: MAX_MESSAGE_BYTES,
             resolve_every: None,
             breaker: BreakerConfig::default(),
+            outlier: OutlierConfig::default(),
             tls: None,
         }
     }
@@ -129,6 +134,7 @@ impl FromConfig for ClientConfig {
             max_message_bytes: section.value("max_message_bytes", MAX_MESSAGE_BYTES, between(1024, 1 << 30)),
             resolve_every: section.optional("resolve_every", positive()),
             breaker: section.section("breaker"),
+            outlier: section.section("outlier"),
             tls: section.optional_section("tls"),
         };
         if let (Some(every), 2..) = (config.resolve_every, config.addresses.len()) {

@@ -1,6 +1,6 @@
 //! Who the replicas of a peer are.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     StreamExt as _,
@@ -21,6 +21,25 @@ pub enum Members {
         /// How often the name is resolved.
         every: Duration,
     },
+    /// Whatever a source says.
+    Followed(Source),
+}
+
+/// Knows how to find out who the replicas are, again and again.
+#[derive(Clone)]
+pub struct Source(Arc<dyn Fn() -> BoxStream<'static, Vec<Target>> + Send + Sync>);
+
+impl Source {
+    /// Each item of the stream is all replicas that there are. It is read by a task, whether there are calls or not.
+    pub fn new(follow: impl Fn() -> BoxStream<'static, Vec<Target>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(follow))
+    }
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Source").finish_non_exhaustive()
+    }
 }
 
 impl From<Target> for Members {
@@ -35,6 +54,7 @@ impl Members {
         match self {
             Self::Fixed(targets) => stream::iter([targets]).boxed(),
             Self::Named { address, every } => dns::members(address, every).boxed(),
+            Self::Followed(source) => (source.0)(),
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     ClientConfig, Members, Outgoing, Target,
     balance::{Balance, Tried},
     layered,
+    outlier::Outliers,
     replica::{Fitness, Replica},
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct Pool {
     config: Arc<ClientConfig>,
     context: crate::Context,
     policy: Arc<dyn Balance>,
+    outliers: Arc<Outliers>,
     /// `None` until they were discovered for the first time.
     known: Arc<watch::Sender<Option<Known>>>,
 }
@@ -62,7 +64,7 @@ impl Pool {
                 let replicas = targets.into_iter().map(|target| Replica::new(context, peer, target, config));
                 this.publish(replicas.collect::<Result<_, _>>()?);
             }
-            members @ Members::Named { .. } => this.follow(members.follow()),
+            members @ (Members::Named { .. } | Members::Followed(_)) => this.follow(members.follow()),
         }
         Ok(this)
     }
@@ -87,7 +89,8 @@ impl Pool {
         policy: Arc<dyn Balance>,
     ) -> Self {
         let known = Arc::new(watch::Sender::new(None));
-        Self { peer, config: Arc::new(config.clone()), context: context.clone(), policy, known }
+        let outliers = Arc::new(Outliers::new(config.outlier.clone()));
+        Self { peer, config: Arc::new(config.clone()), context: context.clone(), policy, outliers, known }
     }
 
     fn follow(&self, members: impl Stream<Item = Vec<Target>> + Send + 'static) {
@@ -182,6 +185,7 @@ impl Pool {
 
     /// One of those that are as good as any.
     fn choose(&self, replicas: &[Replica], call: &Extensions) -> Option<Replica> {
+        self.outliers.review(replicas);
         let tried = call.get::<Tried>();
         let open = replicas.iter().filter(|replica| !replica.breaker().allows()).count();
         let heeds_breakers = open as f64 <= self.config.breaker.max_open_share * replicas.len() as f64;
@@ -209,6 +213,7 @@ enum Usability {
     Tried,
     Ill,
     Broken,
+    Ejected,
     Unproven,
     Fit,
 }
@@ -219,6 +224,7 @@ fn usability(replica: &Replica, tried: Option<&Tried>, heeds_breakers: bool) -> 
         _ if tried.is_some_and(|tried| tried.has(replica.id())) => Usability::Tried,
         Fitness::Ill => Usability::Ill,
         _ if heeds_breakers && !replica.breaker().allows() => Usability::Broken,
+        _ if replica.record().is_ejected() => Usability::Ejected,
         Fitness::Unproven => Usability::Unproven,
         Fitness::Fit => Usability::Fit,
     }

@@ -19,11 +19,12 @@ use super::{
     breaker::Breaker,
     channel::Channel,
     layered,
+    outlier::{OutlierConfig, Record},
 };
 use crate::{
     BoxError, Context,
     body::{self, OnEnd, code_in},
-    layer::metrics::ReplicaGauges,
+    layer::metrics::{Ejections, ReplicaGauges},
 };
 
 /// One replica of a peer. Clones are the same.
@@ -56,9 +57,11 @@ struct Inner {
     direct: Outgoing,
     in_flight: AtomicUsize,
     breaker: Breaker,
+    record: Record,
     fitness: Mutex<Fitness>,
     /// How many breakers of the peer are open.
     open: Gauge,
+    ejections: Ejections,
     gauges: ReplicaGauges,
 }
 
@@ -90,8 +93,10 @@ impl Replica {
             channel,
             in_flight: AtomicUsize::new(0),
             breaker: Breaker::new(config.breaker.clone()),
+            record: Record::default(),
             fitness: Mutex::default(),
             open: context.calls_made.breakers_open(peer),
+            ejections: context.calls_made.ejections(peer),
             gauges: context.calls_made.replica(peer, &name),
             name,
             target,
@@ -136,6 +141,32 @@ impl Replica {
 
     pub(super) fn breaker(&self) -> &Breaker {
         &self.inner.breaker
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.inner.record
+    }
+
+    /// Leaves it alone for a while: so large a part of its calls failed.
+    pub(super) fn eject(&self, config: &OutlierConfig, failing: f64) {
+        let time = humantime::format_duration(self.inner.record.eject(config)).to_string();
+        self.inner.ejections.begin();
+        let (peer, replica) = (self.inner.peer, self.name());
+        tracing::warn!(
+            peer,
+            replica,
+            failing,
+            time,
+            "a replica fails more often than the others and is left alone"
+        );
+    }
+
+    /// Ends that where its time is over.
+    pub(super) fn may_return(&self) {
+        if self.inner.record.returns() {
+            self.inner.ejections.end();
+            tracing::info!(peer = self.inner.peer, replica = self.name(), "a replica is tried again");
+        }
     }
 
     pub(super) fn candidate(&self) -> Candidate {
@@ -189,6 +220,9 @@ impl Drop for Inner {
         if self.breaker.is_open() {
             self.open.dec();
         }
+        if self.record.is_ejected() {
+            self.ejections.end();
+        }
     }
 }
 
@@ -201,6 +235,9 @@ struct Call {
 
 impl OnEnd for Call {
     fn on_end(self, status: Option<Code>) {
+        if let Some(code) = status {
+            self.replica.record.count(code);
+        }
         match status {
             Some(Code::Unavailable) => self.replica.failed(self.probe),
             Some(_) => self.replica.answered(),

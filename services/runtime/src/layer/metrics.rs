@@ -59,6 +59,24 @@ pub(crate) struct ReplicaGauges {
     pub(crate) fit: Gauge,
 }
 
+/// Replicas of a peer that are left alone because they fail more often than the others.
+#[derive(Clone, Debug)]
+pub(crate) struct Ejections {
+    now: Gauge,
+    ever: Counter,
+}
+
+impl Ejections {
+    pub(crate) fn begin(&self) {
+        self.now.inc();
+        self.ever.inc();
+    }
+
+    pub(crate) fn end(&self) {
+        self.now.dec();
+    }
+}
+
 /// Calls that this process serves.
 #[derive(Clone, Debug)]
 pub(crate) struct Incoming {
@@ -74,6 +92,8 @@ pub(crate) struct Outgoing {
     seconds: Family<PeerLabels, Histogram, fn() -> Histogram>,
     replicas: Family<ReplicasLabels, Gauge>,
     breakers_open: Family<ReplicasLabels, Gauge>,
+    ejected: Family<ReplicasLabels, Gauge>,
+    ejections: Family<ReplicasLabels, Counter>,
     replica_in_flight: Family<ReplicaLabels, Gauge>,
     replica_fit: Family<ReplicaLabels, Gauge>,
 }
@@ -135,6 +155,8 @@ impl Outgoing {
             seconds: Family::new_with_constructor(seconds),
             replicas: Family::default(),
             breakers_open: Family::default(),
+            ejected: Family::default(),
+            ejections: Family::default(),
             replica_in_flight: Family::default(),
             replica_fit: Family::default(),
         };
@@ -147,6 +169,10 @@ impl Outgoing {
             registry.register("weft_rpc_client_replicas", help, this.replicas.clone());
             let help = "Replicas of a peer that are left alone because they only fail";
             registry.register("weft_rpc_client_breakers_open", help, this.breakers_open.clone());
+            let help = "Replicas of a peer that are left alone because they fail more often than the others";
+            registry.register("weft_rpc_client_ejected", help, this.ejected.clone());
+            let help = "How often that began";
+            registry.register("weft_rpc_client_ejections", help, this.ejections.clone());
             let help = "Calls to a replica that have not ended";
             registry.register("weft_rpc_client_replica_in_flight", help, this.replica_in_flight.clone());
             let help = "Whether a replica was found to be well (1) or not, or not yet (0)";
@@ -158,6 +184,15 @@ impl Outgoing {
     /// How many replicas of a peer are left alone.
     pub(crate) fn breakers_open(&self, peer: &'static str) -> Gauge {
         self.breakers_open.get_or_create_owned(&ReplicasLabels { peer })
+    }
+
+    /// The replicas of a peer that are left alone because the others do better.
+    pub(crate) fn ejections(&self, peer: &'static str) -> Ejections {
+        let labels = ReplicasLabels { peer };
+        Ejections {
+            now: self.ejected.get_or_create_owned(&labels),
+            ever: self.ejections.get_or_create_owned(&labels),
+        }
     }
 
     /// What is told of a replica.

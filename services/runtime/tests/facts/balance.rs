@@ -2,7 +2,9 @@
 
 use futures::{StreamExt as _, channel::mpsc};
 use tonic::Code;
-use weft_runtime::client::{self, ClientConfig, Fitness, Members, Pool, Replica, Target, Tried, TwoChoices};
+use weft_runtime::client::{
+    self, ClientConfig, Fitness, Members, OutlierConfig, Pool, Replica, Target, Tried, TwoChoices,
+};
 
 use crate::support::{Client, STALL, Served, caller, encode, metric, scripts, text};
 
@@ -109,10 +111,14 @@ async fn a_replica_that_fails_at_once_does_not_draw_the_calls() {
 
 /// A fixed list of two.
 async fn pool() -> (Pool, [Served; 2]) {
+    pool_of(&caller()).await
+}
+
+async fn pool_of(context: &weft_runtime::Context) -> (Pool, [Served; 2]) {
     let replicas = [Served::new().await, Served::new().await];
     let targets = replicas.iter().map(|served| Target::Pipe(served.connector.clone())).collect();
     let (config, policy) = (ClientConfig::default(), std::sync::Arc::<TwoChoices>::default());
-    let pool = Pool::new(&caller(), "tokenizer", Members::Fixed(targets), &config, policy).unwrap();
+    let pool = Pool::new(context, "tokenizer", Members::Fixed(targets), &config, policy).unwrap();
     (pool, replicas)
 }
 
@@ -153,6 +159,35 @@ async fn one_that_is_ill_is_used_where_no_other_is_and_a_foreign_one_never() {
     let status = Client::new(pool.outgoing()).encode(encode("a")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("none of the 2 replicas of tokenizer"), "{}", status.message());
+}
+
+/// The breaker sees failures in a row only; a replica that fails every other call has none.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_fails_more_often_than_the_others_is_left_alone_for_a_while() {
+    let context = caller();
+    let (pool, replicas) = pool_of(&context).await;
+    let all = pool.replicas();
+    for (which, texts) in [["a", "internal"], ["a", "a"]].into_iter().enumerate() {
+        pool.set_fitness(&all[which], Fitness::Fit);
+        pool.set_fitness(&all[1 - which], Fitness::Ill);
+        for text in texts.into_iter().cycle().take(40) {
+            let answer = Client::new(pool.outgoing()).encode(encode(text)).await;
+            assert_eq!(answer.is_err(), text == "internal");
+        }
+    }
+    pool.set_fitness(&all[0], Fitness::Fit);
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "not compared yet");
+    tokio::time::advance(OutlierConfig::default().interval).await;
+    assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
+    assert_eq!(metric(&context, "weft_rpc_client_ejected{"), 1.0);
+    assert_eq!(metric(&context, "weft_rpc_client_breakers_open{"), 0.0);
+    pool.set_fitness(&all[1], Fitness::Ill);
+    assert_eq!(spread(&pool, &replicas).await, [20.0, 0.0], "where no other is well, it is better than none");
+    pool.set_fitness(&all[1], Fitness::Fit);
+    tokio::time::advance(OutlierConfig::default().ejection).await;
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "its time is over");
+    assert_eq!(metric(&context, "weft_rpc_client_ejected{"), 0.0);
+    assert_eq!(metric(&context, "weft_rpc_client_ejections_total{"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
