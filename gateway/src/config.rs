@@ -14,7 +14,10 @@ use weft_runtime::{
     config::{FromConfig, Rule, Section, any, at_least, between, not_empty},
 };
 
-use crate::inbound::{admission::config::Admission, auth::AuthConfig, quota::QuotaConfig};
+use crate::{
+    discovery,
+    inbound::{admission::config::Admission, auth::AuthConfig, quota::QuotaConfig},
+};
 
 /// What the gateway is told.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ pub struct Config {
 
 impl FromConfig for Config {
     fn from_config(section: &mut Section<'_>) -> Self {
-        Self {
+        let config = Self {
             tokenizer: section.section("tokenizer"),
             inference: section.section("inference"),
             safety: section.section("safety"),
@@ -69,7 +72,11 @@ impl FromConfig for Config {
             hedge: section.section("hedge"),
             resume: section.section("resume"),
             readiness: section.section("readiness"),
-        }
+        };
+        discovery::check(section, "tokenizer.address", &config.tokenizer);
+        discovery::check(section, "inference.address", &config.inference);
+        discovery::check(section, "safety.address", &config.safety);
+        config
     }
 }
 
@@ -222,6 +229,8 @@ mod tests {
     #[test]
     fn all_problems_are_reported_at_once() {
         let lines = r#"
+            [tokenizer]
+            address = "kubernetes://weft/tokenizer"
             [auth]
             mode = "required"
             [quota]

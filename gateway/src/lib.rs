@@ -2,9 +2,9 @@
 //!
 //! Map: `config`, `error` (one enum, one code for each), `inbound` (THE inbound stack), `grpc` (the public API), `http`
 //! (OpenAI's), `request` and `answer` (the same in our own words, and the rules of their fields), `pipeline` (a request's story, stage by
-//! stage), `outbound` (THE outbound stack, and a client for each service), `models` (what is served, and whether the
-//! services fit together), `readiness` (whether they are there), `latency` (what a caller is kept
-//! waiting by), `metrics`.
+//! stage), `outbound` (THE outbound stack, and a client for each service), `discovery` (who the replicas are, where Kubernetes
+//! knows), `models` (what is served, and whether the services fit together), `readiness` (whether they are there), `latency` (what
+//! a caller is kept waiting by), `metrics`.
 //!
 //! Rules: generated types stop at `grpc` and `outbound`; nothing reaches a caller that the safety filter has not cleared,
 //! and a filter that cannot be asked is `UNAVAILABLE`; a refusal by the filter is an answer; dropping a caller's stream
@@ -12,6 +12,7 @@
 
 mod answer;
 mod config;
+mod discovery;
 mod error;
 mod grpc;
 mod http;
@@ -34,6 +35,8 @@ use weft_proto::{
 use weft_runtime::{BoxError, Context, Services, server::Incoming};
 
 use crate::{
+    discovery::Discovery,
+    error::Peer,
     grpc::{Gateway, kserve::OpenInference},
     http::Desk,
     inbound::{admission::Admission, auth::Auth, quota::Quotas},
@@ -47,13 +50,14 @@ use crate::{
 /// Starts the gateway in front of the services that its configuration names.
 ///
 /// # Errors
-/// An address, a certificate, a keys file or a limits file that is not usable. A service that is not there is no error: the gateway is not ready
-/// until it is.
+/// An address, a certificate, a keys file or a limits file that is not usable; an address in Kubernetes where nothing says
+/// in which. A service that is not there is no error: the gateway is not ready until it is.
 pub async fn start(config: Config, context: Context) -> Result<Services, BoxError> {
+    let mut discovery = Discovery::new(&context);
     let targets = Targets {
-        tokenizer: config.tokenizer.members(),
-        inference: config.inference.members(),
-        safety: config.safety.members(),
+        tokenizer: discovery.members(Peer::Tokenizer, &config.tokenizer).await?,
+        inference: discovery.members(Peer::Inference, &config.inference).await?,
+        safety: discovery.members(Peer::Safety, &config.safety).await?,
     };
     let http = match &config.http {
         door if door.enabled => Some(Incoming::listen("http.listen", door.listen).await?),
