@@ -70,6 +70,9 @@ jaeger: ## build Jaeger v2, so that `weft up` starts it and `weft trace` shows t
 clients: ## fetch the official Python gRPC client, and grpcurl
 	$(SETUP) clients grpcurl
 
+kubernetes: ## build etcd and kube-apiserver, for `make test-kubernetes`
+	$(SETUP) kubernetes
+
 languages: ## fetch what the example clients in Go, Node.js and Java need
 	$(SETUP) tools client-go client-node client-java
 
@@ -102,6 +105,9 @@ test-conformance:
 test-lm-eval: setup clients jaeger lm-eval test-build ## lm-eval, unmodified, through the HTTP API (once 250 MB of packages)
 	$(PYTEST) tests/conformance/python/evaluation.py
 
+test-kubernetes: setup clients kubernetes test-build ## discovery against a real Kubernetes API server
+	$(PYTEST) tests/kubernetes
+
 lint: ## what CI checks beside the tests
 	.ci/lint
 
@@ -119,5 +125,5 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 	cargo clean
 
 .PHONY: help up down status bench quality bench-peers bench-structured bench-overload bench-overhead setup build libtorch \
-	model jaeger clients languages lm-eval \
-	test test-setup test-build test-rust test-python test-conformance test-lm-eval lint fmt ci clean
+	model jaeger clients kubernetes languages lm-eval \
+	test test-setup test-build test-rust test-python test-conformance test-lm-eval test-kubernetes lint fmt ci clean

@@ -1,4 +1,4 @@
-"""Programs built from Go modules: Jaeger and grpcurl; go.mod and go.sum pin and verify them."""
+"""Programs built from Go modules: Jaeger, grpcurl, a Kubernetes API; go.mod and go.sum pin and verify them."""
 
 import re
 import shutil
@@ -9,15 +9,15 @@ from command import run_quietly
 from step import SetupError, Step
 
 HERE = Path(__file__).parent
-# The oldest Go that builds both modules.
+# The oldest Go that builds them all.
 GO = (1, 26)
 # The toolchain at hand, never a download of another; no VCS stamp, so that any clone builds the same.
 VARIABLES = {"GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false", "CGO_ENABLED": "0"}
 
 
-def step(root: Path, name: str, makes: str, package: str) -> Step:
-    """The step that builds `.weft/bin/NAME` from the module in the folder NAME."""
-    module = HERE / name
+def step(root: Path, name: str, makes: str, package: str, folder: str | None = None) -> Step:
+    """The step that builds `.weft/bin/NAME` from the module in the folder NAME, or in another."""
+    module = HERE / (folder or name)
     return Step(
         name=name,
         makes=makes,

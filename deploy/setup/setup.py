@@ -4,6 +4,7 @@
     python3 deploy/setup/setup.py                 what `weft up` needs
     python3 deploy/setup/setup.py all             that and everything the tests need
     python3 deploy/setup/setup.py peers           what `make bench` measures Weft against
+    python3 deploy/setup/setup.py kubernetes      what `make test-kubernetes` tries discovery with
     python3 deploy/setup/setup.py STEP...         single steps
     python3 deploy/setup/setup.py --list          the steps, and where each puts its result
 
@@ -33,6 +34,7 @@ PEERS = [
     *["bench", "bench-report", "bench-llama", "bench-llama-models"],
     *["bench-openvino", *(f"bench-openvino-{one}" for one in bench_peers.OPENVINO_FORMATS), "bench-vllm"],
 ]
+KUBERNETES = ["etcd", "kube-apiserver"]
 PYTHON = (3, 11)
 
 
@@ -55,6 +57,14 @@ def steps() -> dict[str, Step]:
             "jaeger",
             "Jaeger v2, built from source (minutes)",
             "github.com/jaegertracing/jaeger/cmd/jaeger",
+        ),
+        go_tools.step(ROOT, "etcd", "etcd", "go.etcd.io/etcd/server/v3", "kubernetes"),
+        go_tools.step(
+            ROOT,
+            "kube-apiserver",
+            "the Kubernetes API server, built from source (minutes)",
+            "k8s.io/kubernetes/cmd/kube-apiserver",
+            "kubernetes",
         ),
     ]
     return {step.name: step for step in all_steps}
@@ -85,7 +95,7 @@ def check_machine() -> None:
 
 def select(known: dict[str, Step], names: list[str]) -> list[Step]:
     """The steps that the command line asks for."""
-    groups = {"up": UP, "all": TESTS, "peers": PEERS}
+    groups = {"up": UP, "all": TESTS, "peers": PEERS, "kubernetes": KUBERNETES}
     wanted = [single for name in names or ["up"] for single in groups.get(name, [name])]
     unknown = [name for name in wanted if name not in known]
     if unknown:
