@@ -125,14 +125,16 @@ class Deployed:
         assert answer.finished.reason == LENGTH
 
     def reaches(self, pod: Pod) -> None:
-        """New generations come to a pod, sooner or later."""
+        """Some of many generations come to a pod: one after another, they would follow their common beginning."""
         before = pod.generations()
 
         def arrived() -> bool:
-            self.chat(f"Say {pod.generations()} and {before}.")
+            request = ask("What is the capital of France?", max_tokens=8, ignore_eos=True)
+            for stream in [self.stub.Chat(request, timeout=120) for _ in range(24)]:
+                assert collect(stream).finished.reason == LENGTH
             return pod.generations() > before
 
-        eventually(arrived, 60, f"a generation at {pod.name}")
+        eventually(arrived, 120, f"a generation at {pod.name}")
 
 
 @pytest.fixture(scope="module")

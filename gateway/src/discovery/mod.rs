@@ -24,7 +24,7 @@ use weft_runtime::{
     config::Section,
 };
 
-use self::{service::Service, told::Metrics, watch::Watch};
+use self::{told::Metrics, watch::Watch};
 use crate::error::Peer;
 
 /// An API server that swallows packets must be known to be away soon enough to be told.
