@@ -71,6 +71,8 @@ class Gateway(Service):
             page = self.page("/readyz")
         except urllib.error.HTTPError as error:
             page = error.read().decode()
+        except urllib.error.URLError as error:
+            return {"process": f"does not listen yet: {error.reason}"}
         return {one["name"]: one["reason"] for one in json.loads(page)["conditions"] if not one["holds"]}
 
 
@@ -78,6 +80,7 @@ class Unready(Gateway):
     """One that may never be ready."""
 
     def _connect(self) -> grpc.Channel:
+        eventually(lambda: "process" not in self.missing(), 60, "it listens")
         return grpc.insecure_channel(self.address)
 
 
