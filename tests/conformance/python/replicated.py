@@ -129,6 +129,9 @@ class Load:
                     self._check(question, chat(gateway, question))
                 except grpc.RpcError as error:
                     self.failures.append(f"{error.code()}: {error.details()}")
+                # A stream that does not keep to the contract must not end its thread unseen.
+                except (AssertionError, StopIteration) as error:
+                    self.failures.append(f"{question}: {error!r}")
                 self.answered += 1
 
     def _check(self, question: str, answer: Answer) -> None:
