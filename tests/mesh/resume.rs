@@ -80,6 +80,10 @@ async fn disturbed(mesh: &mut Mesh, request: ChatRequest, steps: usize, loss: Lo
     others.for_each(|(_, gate)| gate.open());
     let rest = soon("the rest", collect(stream)).await.unwrap();
     gates[answering].open();
+    if matches!(loss, Loss::Cut) {
+        // What it had begun is no longer wanted, and must not be taken for the next answer.
+        soon("the lost one to be idle", mesh.engine_of(lost).idle()).await;
+    }
     (rest, lost)
 }
 
