@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 use weft_runtime::{
     Deadline,
     client::{Fitness, Pool, ReplicaId},
     status::is_retryable,
 };
 
-use super::retry::Budget;
+use super::retry::{Budget, asked_to_wait};
 use crate::{
     config,
     metrics::{Resumptions, resumptions::Outcome},
@@ -62,7 +61,7 @@ impl Resume {
     /// Whether a call that had not begun may be made again on this budget: its replica was lost, and did not merely
     /// refuse it, and there is another.
     pub(super) fn rescues(&self, status: &Status, pool: &Pool) -> bool {
-        let refused = status.get_details_retry_info().is_some();
+        let refused = asked_to_wait(status).is_some();
         self.config.enabled && !refused && has_other(pool, None) && self.budget.spend()
     }
 
@@ -106,8 +105,7 @@ impl Resume {
         lost: Instant,
         deadline: Option<Deadline>,
     ) -> Option<Duration> {
-        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let pause = backoff.max(asked.unwrap_or_default());
+        let pause = backoff.max(asked_to_wait(status).unwrap_or_default());
         let in_time = deadline.is_none_or(|deadline| deadline.remaining().is_some_and(|left| left > pause));
         let patient = lost.elapsed() + pause <= self.config.patience;
         (is_retryable(status) && in_time && patient).then_some(pause)

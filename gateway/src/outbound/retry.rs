@@ -10,7 +10,11 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::sleep;
 use tonic::Status;
 use tonic_types::StatusExt as _;
-use weft_runtime::{Deadline, client::Tried, status::is_retryable};
+use weft_runtime::{
+    Deadline,
+    client::Tried,
+    status::{is_retryable, reason},
+};
 
 use super::hedge::Hedge;
 use crate::config;
@@ -92,13 +96,19 @@ impl Retry {
         // Half of it is chance, so that callers who failed together do not return together.
         let pause = backoff.mul_f64(rand::random_range(0.5..=1.0));
         // A service that says when to come back is believed; if that is longer than we would wait, the caller decides.
-        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        if asked.is_some_and(|asked| asked > backoff) {
+        if asked_to_wait(status).is_some_and(|asked| asked > backoff) {
             return None;
         }
         let in_time = deadline.is_none_or(|deadline| deadline.remaining().is_some_and(|left| left > pause));
         (in_time && (elsewhere(status) || self.budget.spend())).then_some(pause)
     }
+}
+
+/// How long a service wants to be left alone. A process that is still starting says so of itself only: there may be another
+/// replica, and in a rolling restart there is.
+pub(super) fn asked_to_wait(status: &Status) -> Option<Duration> {
+    let starts = status.get_details_error_info().is_some_and(|info| info.reason == reason::STARTING);
+    status.get_details_retry_info()?.retry_delay.filter(|_| !starts)
 }
 
 /// Calls that may still be made again, in thousandths of one.

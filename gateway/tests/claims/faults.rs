@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use weft_runtime::status::{unavailable, with_reason};
+use weft_runtime::status::{reason, unavailable, with_reason};
 
 use crate::{
     doubles::inference::{Call, refusal},
@@ -136,6 +136,13 @@ async fn a_call_that_finds_nobody_is_made_again_before_the_first_message() {
     in_the_middle(&front).await;
     let metrics = front.gateway.context.metrics.encode();
     assert!(metrics.contains("weft_gateway_retries_total{service=\"inference\"} 2"), "{metrics}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_still_starting_speaks_for_itself_only() {
+    let front = Front::new().await;
+    front.inference.refuse([unavailable(reason::STARTING, "still starting", Some(Duration::from_secs(1)))]);
+    in_the_middle(&front).await;
 }
 
 #[tokio::test(start_paused = true)]

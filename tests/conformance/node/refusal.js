@@ -17,7 +17,7 @@ function explain(error) {
       const { seconds, nanos } = detail.retry_delay;
       console.log(`retry after ${Number(seconds) * 1000 + nanos / 1e6} ms`);
     } else if (type === "google.rpc.ErrorInfo") {
-      console.log(`reason ${detail.domain}/${detail.reason}:`, detail.metadata);
+      console.log(`reason ${detail.domain}/${detail.reason}: ${JSON.stringify(detail.metadata)}`);
     }
   }
 }
