@@ -72,6 +72,8 @@ class Mesh:
         own = {"server__listen": self.address[name], "server__admin": self.admin[name], "telemetry__otlp_endpoint": ""}
         if name == "gateway":
             own |= {f"{peer}__address": f"http://{self.address[peer]}" for peer in SERVICES[:3]}
+            # Such an engine has no vocabulary to show.
+            own["readiness__allow_unknown_vocabulary"] = "true"
         settings = own | self.settings.get(name, {})
         variables = {f"WEFT__{key.upper()}": value for key, value in settings.items()}
         # A metronome knows none of the keys of inference.
