@@ -127,7 +127,7 @@ def smg(engine: str) -> Iterator[tuple[str, int]]:
     port = paced.free_port()
     words = ["launch", "--host", "127.0.0.1", "--port", str(port), "--worker-urls", f"http://{engine}"]
     words += ["--policy", "round_robin", "--log-level", "warn", "--prometheus-port", str(paced.free_port())]
-    with proxy("smg", port, PROXIES / "bin" / "smg", *words) as pid:
+    with proxy("smg", port, PROXIES / "bin" / "python", "-m", "smg", *words) as pid:
         yield f"127.0.0.1:{port}", pid
 
 

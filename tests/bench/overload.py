@@ -1,7 +1,7 @@
 """What overload does: three times as many requests as can be served, for a minute, and a noisy neighbour.
 
 The mesh runs as real processes, the engine among them (`paced`: the real inference service, with a model that
-computes nothing and takes a fixed time for each step), so its capacity is known: places x tokens. Arrivals are
+computes nothing and takes a fixed time for each step), and its capacity is measured first. Arrivals are
 Poisson; time counts from the moment at which a request should have been sent. Prints every figure and bar, writes
 `.weft/bench/overload.md`, and ends with 1 where a bar is missed. Runs in the environment that `setup.py clients`
 makes: `make bench-overload`.
@@ -9,13 +9,16 @@ makes: `make bench-overload`.
 
 import argparse
 import asyncio
+import json
 import math
 import os
 import random
+import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import paced
@@ -31,8 +34,7 @@ from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub  # noqa: E402
 PLACES = 16
 TOKENS = 25
 STEP_MS = 40
-CAPACITY = PLACES / (TOKENS * STEP_MS / 1000)
-"""Requests a second that the engine can serve."""
+TENANTS = ("one", "quiet", "noisy")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Report:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.missed = 0
+        self.capacity = PLACES / (TOKENS * STEP_MS / 1000)
+        """Requests a second that the engine can serve: what it should, until that was measured."""
 
     def say(self, line: str) -> None:
         """A line of the report."""
@@ -133,14 +137,14 @@ class Report:
 
 async def overload(load: Load, report: Report, seconds: float) -> None:
     """Half the capacity, three times the capacity, half of it again."""
-    calm = (await load.run({"one": 0.5 * CAPACITY}, seconds / 3, 1))["one"]
-    over = (await load.run({"one": 3 * CAPACITY}, seconds, 2))["one"]
-    after = (await load.run({"one": 0.5 * CAPACITY}, 10, 3))["one"]
+    calm = (await load.run({"one": 0.5 * report.capacity}, seconds / 3, 1))["one"]
+    over = (await load.run({"one": 3 * report.capacity}, seconds, 2))["one"]
+    after = (await load.run({"one": 0.5 * report.capacity}, 10, 3))["one"]
     served = [one for one in over if one.code == "OK"]
     refused = [one for one in over if one.code != "OK"]
-    report.table(f"Three times the capacity of {CAPACITY:g} requests/s for {seconds:g} s")
+    report.table(f"Three times the capacity of {report.capacity:g} requests/s for {seconds:g} s")
     report.bar("p99 of TTFT, of that at half the capacity", quantile(over, 0.99) / quantile(calm, 0.99), most=2)
-    report.bar("goodput, of the capacity", len(served) / seconds / CAPACITY, least=0.9)
+    report.bar("goodput, of the capacity", len(served) / seconds / report.capacity, least=0.9)
     told = sum(bool(one.reason and one.pushback_ms) for one in refused)
     report.bar("refusals that say why and when to come back", told / max(len(refused), 1), least=1)
     late = [one for one in after if one.at_s > 2]
@@ -159,7 +163,7 @@ async def overload(load: Load, report: Report, seconds: float) -> None:
 
 async def neighbours(load: Load, report: Report, seconds: float) -> None:
     """A quiet tenant alone, and beside one that asks ten times as much."""
-    rate = 0.2 * CAPACITY
+    rate = 0.2 * report.capacity
     alone = (await load.run({"quiet": rate}, seconds, 4))["quiet"]
     both = await load.run({"quiet": rate, "noisy": 10 * rate}, seconds, 4)
     quiet, noisy = both["quiet"], both["noisy"]
@@ -167,9 +171,9 @@ async def neighbours(load: Load, report: Report, seconds: float) -> None:
     report.bar("p50 of the quiet one's TTFT, of that alone", quantile(quiet, 0.5) / quantile(alone, 0.5), most=1.5)
     report.bar("of its requests answered", share_ok(quiet), least=0.99)
     # What each got of what is fair: all it asks, or what the other leaves.
-    got = [served(quiet) / len(quiet), served(noisy) / seconds / (CAPACITY - rate)]
+    got = [served(quiet) / len(quiet), served(noisy) / seconds / (report.capacity - rate)]
     report.bar("Jain index over what is fair", sum(got) ** 2 / (2 * sum(one * one for one in got)), least=0.95)
-    report.bar("goodput, of the capacity", (served(quiet) + served(noisy)) / seconds / CAPACITY, least=0.85)
+    report.bar("goodput, of the capacity", (served(quiet) + served(noisy)) / seconds / report.capacity, least=0.85)
     report.say(
         f"\nTTFT p50 and p99: {spread(alone)} ms alone, {spread(quiet)} ms beside it; the noisy one {spread(noisy)} ms."
     )
@@ -192,11 +196,36 @@ def spread(outcomes: list[Outcome]) -> str:
     return f"{quantile(outcomes, 0.5):.0f} and {quantile(outcomes, 0.99):.0f}"
 
 
-async def measure(mesh: paced.Mesh, report: Report, seconds: float) -> None:
+async def measure(mesh: paced.Mesh, keys: dict[str, str], report: Report, seconds: float) -> None:
     """All of it."""
-    one = Load(mesh.address["gateway"], {"one": ()})
-    await one.run({"one": 0.5 * CAPACITY}, 3, 0)
-    await overload(one, report, seconds)
+    load = Load(mesh.address["gateway"], {name: (("authorization", f"Bearer {key}"),) for name, key in keys.items()})
+    report.capacity = capacity(mesh.address["inference"])
+    report.say(
+        f"\nThe engine, asked directly by twice as many as it has places, serves {report.capacity:.2f} requests/s."
+    )
+    await load.run({"one": 0.5 * report.capacity}, 3, 0)
+    await overload(load, report, seconds)
+    await neighbours(load, report, seconds)
+
+
+def capacity(address: str) -> float:
+    """Requests a second that the engine serves while somebody always waits for a place."""
+    found = OUT / "capacity.json"
+    command = [
+        *[paced.BINARIES / "weft", "--run-dir", OUT / "run", "--color", "never", "bench", "--json", found],
+        *["--target", "inference", "--address", f"http://{address}", "--prompt-tokens", "16", "--ignore-eos"],
+        *["--max-tokens", str(TOKENS), "--concurrency", str(2 * PLACES), "--requests", str(10 * PLACES)],
+    ]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    told = json.loads(found.read_text())
+    return told["requests"]["total"] / told["duration_s"]
+
+
+def create_keys(file: Path) -> dict[str, str]:
+    """A key for each tenant, which the gateway reads from `file`."""
+    file.unlink(missing_ok=True)
+    command = [paced.BINARIES / "weft", "key", "create", "--file", file, "--tenant"]
+    return {name: subprocess.check_output([*command, name], text=True).strip() for name in TENANTS}
 
 
 def main() -> int:
@@ -209,11 +238,16 @@ def main() -> int:
         f"# Overload: {PLACES} places, {TOKENS} tokens of {STEP_MS} ms each; load before {os.getloadavg()[0]:.2f}"
     )
     settings = {
-        "gateway": {"admission__max_running": str(PLACES), "runtime__worker_threads": "2"},
+        "gateway": {
+            "admission__max_running": str(PLACES),
+            "auth__mode": "required",
+            "auth__keys__file": str(OUT / "keys.toml"),
+        },
         "inference": {"scheduler__max_sequences": str(PLACES), "paced__step": f"{STEP_MS}ms"},
     }
+    keys = create_keys(OUT / "keys.toml")
     with paced.Mesh("paced", settings) as mesh:
-        asyncio.run(measure(mesh, report, arguments.seconds))
+        asyncio.run(measure(mesh, keys, report, arguments.seconds))
     (OUT / "overload.md").write_text("\n".join(report.lines) + "\n")
     return min(report.missed, 1)
 
