@@ -200,7 +200,7 @@ pub fn connect(
     target: Target,
     config: &ClientConfig,
 ) -> Result<Outgoing, BoxError> {
-    Ok(layered(context, peer, Channel::new(context, peer, target, config)?))
+    Ok(layered(context, peer, Channel::new(context, peer, target, config, || {})?))
 }
 
 /// Balances calls over the replicas of `peer`. Each item of `members` is all of them; it is read by a task, whether

@@ -20,7 +20,7 @@ def test_a_rolling_restart_of_everything_fails_nothing(
         with Load(replicated.target, streams, expected) as load:
             for _ in range(rounds):
                 for service in (one for replicas in replicated.services.values() for one in replicas):
-                    enough = load.answered + streams // 2
+                    enough = load.answered + streams // 4
                     eventually(lambda enough=enough: load.answered >= enough, 300, "answers beforehand")
                     service.restart()
                     restarts += 1

@@ -53,6 +53,8 @@ struct Inner {
     config: ClientConfig,
     tasks: Tasks,
     drain: Drain,
+    /// Told whenever a connection has ended: who is behind the next one may be another process.
+    ended: Arc<dyn Fn() + Send + Sync>,
     /// The newest attempt, made or in the making, and its number.
     attempt: Mutex<(u64, Option<Attempt>)>,
 }
@@ -69,6 +71,7 @@ impl Channel {
         peer: &'static str,
         target: Target,
         config: &ClientConfig,
+        ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, BoxError> {
         let user_agent = format!("weft-{}/{}", context.service, env!("CARGO_PKG_VERSION"));
         let inner = Inner {
@@ -78,6 +81,7 @@ impl Channel {
             config: config.clone(),
             tasks: context.tasks.clone(),
             drain: context.drain.clone(),
+            ended: Arc::new(ended),
             attempt: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -186,12 +190,15 @@ impl Inner {
             .keep_alive_timeout(self.config.keepalive_timeout)
             .keep_alive_while_idle(true);
         let (sender, connection) = http2.handshake(io).await?;
-        let (peer, drain) = (self.peer, self.drain.clone());
+        let (peer, drain, tell) = (self.peer, self.drain.clone(), Arc::clone(&self.ended));
         self.tasks.spawn_root("connection", async move {
             tokio::select! {
-                ended = connection => if let Err(error) = ended {
-                    tracing::info!(peer, error = chain(&error), "connection ended");
-                },
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::info!(peer, error = chain(&error), "connection ended");
+                    }
+                    tell();
+                }
                 () = drain.reached(Phase::Stopping) => {}
             }
         });

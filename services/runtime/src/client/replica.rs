@@ -36,7 +36,7 @@ pub struct Replica {
 /// Whether a replica may be used, as whoever looks after it has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fitness {
-    /// Nobody has looked yet. It is used where no fit one is.
+    /// Nobody has looked yet, or not since its connection ended. It is used where no fit one is.
     #[default]
     Unproven,
     /// It is well.
@@ -58,11 +58,40 @@ struct Inner {
     in_flight: AtomicUsize,
     breaker: Breaker,
     record: Record,
-    fitness: Mutex<Fitness>,
+    standing: Arc<Standing>,
     /// How many breakers of the peer are open.
     open: Gauge,
     ejections: Ejections,
     gauges: ReplicaGauges,
+}
+
+/// What is known of its fitness.
+#[derive(Debug)]
+struct Standing {
+    fitness: Mutex<Fitness>,
+    /// 1 where it is fit.
+    gauge: Gauge,
+}
+
+impl Standing {
+    fn fitness(&self) -> MutexGuard<'_, Fitness> {
+        self.fitness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, fitness: Fitness) -> Fitness {
+        self.gauge.set(i64::from(fitness == Fitness::Fit));
+        std::mem::replace(&mut *self.fitness(), fitness)
+    }
+
+    /// Its connection has ended. Perhaps it was restarted, and whoever answers there now has not begun to serve: until
+    /// somebody has looked, others come first.
+    fn doubt(&self) {
+        let mut fitness = self.fitness();
+        if *fitness == Fitness::Fit {
+            *fitness = Fitness::Unproven;
+            self.gauge.set(0);
+        }
+    }
 }
 
 impl std::fmt::Debug for Inner {
@@ -84,8 +113,11 @@ impl Replica {
     ) -> Result<Self, BoxError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = ReplicaId(NEXT.fetch_add(1, Ordering::Relaxed));
-        let channel = Channel::new(context, peer, target.clone(), config)?;
         let name = name(&target, id);
+        let gauges = context.calls_made.replica(peer, &name);
+        let standing = Arc::new(Standing { fitness: Mutex::default(), gauge: gauges.fit.clone() });
+        let doubted = Arc::clone(&standing);
+        let channel = Channel::new(context, peer, target.clone(), config, move || doubted.doubt())?;
         let inner = Inner {
             id,
             peer,
@@ -94,10 +126,10 @@ impl Replica {
             in_flight: AtomicUsize::new(0),
             breaker: Breaker::new(config.breaker.clone()),
             record: Record::default(),
-            fitness: Mutex::default(),
+            standing,
             open: context.calls_made.breakers_open(peer),
             ejections: context.calls_made.ejections(peer),
-            gauges: context.calls_made.replica(peer, &name),
+            gauges,
             name,
             target,
         };
@@ -121,13 +153,12 @@ impl Replica {
 
     /// Whether it may be used.
     pub fn fitness(&self) -> Fitness {
-        *self.inner.fitness()
+        *self.inner.standing.fitness()
     }
 
     /// Says what was found. Answers what was known before.
     pub(super) fn set_fitness(&self, fitness: Fitness) -> Fitness {
-        let before = std::mem::replace(&mut *self.inner.fitness(), fitness);
-        self.inner.gauges.fit.set(i64::from(fitness == Fitness::Fit));
+        let before = self.inner.standing.set(fitness);
         if fitness == Fitness::Fit && before != Fitness::Fit {
             // It was away, and is back: what its calls came to before says nothing about it now.
             self.inner.answered();
@@ -196,10 +227,6 @@ fn name(target: &Target, id: ReplicaId) -> String {
 }
 
 impl Inner {
-    fn fitness(&self) -> MutexGuard<'_, Fitness> {
-        self.fitness.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn answered(&self) {
         if self.breaker.answered() {
             self.open.dec();
