@@ -37,11 +37,11 @@ bench-peers: ## fetch and build the peers of `make bench`
 bench-structured: setup build clients ## 1,000 structured answers: all valid, and what they cost beside free text
 	.weft/venv-clients/bin/python tests/bench/structured.py --full
 
-bench-overload: setup build clients ## three times the load that can be served, and a noisy neighbour: figures and bars (3 min)
+bench-overload: setup build clients ## three times the load that can be served, and a noisy neighbour: figures and bars (4 min)
 	cargo build --release --locked -p weft-inference --example paced
 	.weft/venv-clients/bin/python tests/bench/overload.py
 
-bench-overhead: setup build clients ## what the gateway and its services add to an engine's answer, beside Envoy and smg (5 min)
+bench-overhead: setup build clients ## what the gateway and its services add to an engine's answer, beside Envoy and smg (8 min)
 	$(SETUP) overhead bench-report
 	cargo build --release --locked -p weft-gateway --example metronome
 	.weft/venv-clients/bin/python tests/bench/overhead.py

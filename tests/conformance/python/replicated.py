@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
+from callers import Callers
 from conversation import Answer, ask, collect
 from mesh import BINARIES, ROOT, eventually
 from service import Service
@@ -96,7 +97,7 @@ def metric(service: Service, start: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
 
-class Load:
+class Load(Callers):
     """Chats that follow each other on several streams, whatever happens meanwhile."""
 
     def __init__(self, address: str, streams: int, expected: dict[str, Answer]) -> None:
@@ -105,24 +106,13 @@ class Load:
         self.failures: list[str] = []
         self._address = address
         self._expected = expected
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(streams)]
+        super().__init__(streams, self._run)
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, index: int) -> None:
+    def _run(self, index: int, stopped: threading.Event) -> None:
         questions = list(self._expected)
         with grpc.insecure_channel(self._address, SEVERAL) as channel:
             gateway = GatewayServiceStub(channel)
-            while not self._stopped.is_set():
+            while not stopped.is_set():
                 question = questions[index % len(questions)]
                 index += 1
                 try:

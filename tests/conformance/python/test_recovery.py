@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 import pytest
+from callers import Callers
 from conversation import ask, collect
 from mesh import SERVICES, Mesh, eventually
 from test_chat import is_idle
@@ -26,36 +27,25 @@ class Outcome:
     ended: float
 
 
-class Load:
+class Load(Callers):
     """Chats that follow each other on several streams, whatever happens to them."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.outcomes: list[Outcome] = []
         self._mesh = mesh
-        self._stopped = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(STREAMS)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(STREAMS, self._run)
 
     def answered_since(self, moment: float) -> int:
         """How many chats began after a moment and were answered."""
         return sum(outcome.began > moment and outcome.code == grpc.StatusCode.OK for outcome in self.outcomes)
 
-    def _run(self, index: int) -> None:
+    def _run(self, index: int, stopped: threading.Event) -> None:
         with self._mesh.channel("gateway") as channel:
             gateway = GatewayServiceStub(channel)
-            while not self._stopped.is_set():
+            while not stopped.is_set():
                 self.outcomes.append(chat(gateway, f"Count from {index} upwards."))
                 if self.outcomes[-1].code != grpc.StatusCode.OK:
-                    self._stopped.wait(0.1)
+                    stopped.wait(0.1)
 
 
 def chat(gateway: GatewayServiceStub, text: str) -> Outcome:

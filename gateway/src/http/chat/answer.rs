@@ -57,28 +57,41 @@ struct Logprobs {
 #[derive(Debug, Default)]
 struct Choice {
     reader: Option<Reader>,
+    /// The names of its calls begin with this.
+    prefix: String,
     calls: usize,
 }
 
 impl Choice {
+    fn new(reader: Option<Reader>, head: &Head, index: usize) -> Self {
+        let id = head.id.rsplit('-').next().unwrap_or_default();
+        let prefix = if index == 0 { id.to_owned() } else { format!("{id}_{index}") };
+        Self { reader, prefix, calls: 0 }
+    }
+
+    /// One for each of the readers.
+    fn all(readers: Vec<Option<Reader>>, head: &Head) -> Vec<Self> {
+        readers.into_iter().enumerate().map(|(index, reader)| Self::new(reader, head, index)).collect()
+    }
+
     /// What is clear after a piece of text.
-    fn push(&mut self, text: String, id: &str) -> Vec<Part> {
+    fn push(&mut self, text: String) -> Vec<Part> {
         match &mut self.reader {
             None if text.is_empty() => Vec::new(),
             None => vec![Part::Text(text)],
             Some(reader) => {
                 let said = reader.push(&text);
-                self.parts(said, id)
+                self.parts(said)
             }
         }
     }
 
-    fn finish(&mut self, id: &str) -> Vec<Part> {
+    fn finish(&mut self) -> Vec<Part> {
         let said = self.reader.as_mut().map(Reader::finish).unwrap_or_default();
-        self.parts(said, id)
+        self.parts(said)
     }
 
-    fn parts(&mut self, said: Vec<Said>, id: &str) -> Vec<Part> {
+    fn parts(&mut self, said: Vec<Said>) -> Vec<Part> {
         let mut part = |said: Said| match said {
             Said::Text(text) => Part::Text(text),
             Said::Call { name, arguments } => {
@@ -86,7 +99,7 @@ impl Choice {
                 self.calls += 1;
                 Part::Call(ToolCall {
                     index: Some(index),
-                    id: format!("call_{id}_{index}"),
+                    id: format!("call_{}_{index}", self.prefix),
                     r#type: "function",
                     function: Function { name, arguments },
                 })
@@ -99,12 +112,6 @@ impl Choice {
         let reason = wire::finish_reason(finished.reason);
         if self.calls > 0 && reason == "stop" { "tool_calls" } else { reason }
     }
-}
-
-/// The names of an answer's calls begin with this.
-fn call_prefix(head: &Head, index: usize) -> String {
-    let id = head.id.rsplit('-').next().unwrap_or_default();
-    if index == 0 { id.to_owned() } else { format!("{id}_{index}") }
 }
 
 /// Tells an answer event by event.
@@ -143,7 +150,7 @@ impl Events {
     pub(super) fn new(telling: Telling, delivery: Delivery) -> Self {
         let Telling { head, readers, logprobs } = telling;
         let left = readers.len();
-        let choices = readers.into_iter().map(|reader| Choice { reader, calls: 0 }).collect();
+        let choices = Choice::all(readers, &head);
         Self { head, choices, logprobs, delivery, usage: Usage::default(), left }
     }
 
@@ -163,9 +170,8 @@ impl Events {
         match event {
             Event::Delta { index, text, tokens } => {
                 let index = index as usize;
-                let prefix = call_prefix(&self.head, index);
                 let Some(choice) = self.choices.get_mut(index) else { return Bytes::new() };
-                let parts = choice.push(text, &prefix);
+                let parts = choice.push(text);
                 let logprobs = self.logprobs.then(|| content(&tokens, spelling)).flatten();
                 self.tell(index, parts, logprobs, &mut told);
             }
@@ -189,9 +195,8 @@ impl Events {
 
     fn finished(&mut self, finished: Finished, told: &mut Vec<u8>) {
         let index = finished.index as usize;
-        let prefix = call_prefix(&self.head, index);
         let Some(choice) = self.choices.get_mut(index) else { return };
-        let parts = choice.finish(&prefix);
+        let parts = choice.finish();
         let finish_reason = Some(choice.reason(&finished));
         self.tell(index, parts, None, told);
         self.usage += finished.usage;
@@ -259,25 +264,24 @@ impl Whole {
             let logprobs = logprobs.then(|| Logprobs { content: Vec::new(), refusal: None });
             Told { index, logprobs, ..Told::default() }
         };
-        let choices = readers.into_iter().enumerate();
-        let choices = choices.map(|(index, reader)| (Choice { reader, calls: 0 }, told(index)));
-        Self { head, choices: choices.collect(), logprobs, usage: Usage::default() }
+        let choices = Choice::all(readers, &head).into_iter().enumerate();
+        let choices = choices.map(|(index, choice)| (choice, told(index))).collect();
+        Self { head, choices, logprobs, usage: Usage::default() }
     }
 
     /// Adds what happened; `spelling` knows its tokens.
     pub(super) fn on(&mut self, event: Event, spelling: &Spelling) {
         let index = event.index() as usize;
-        let prefix = call_prefix(&self.head, index);
         let Some((choice, told)) = self.choices.get_mut(index) else { return };
         match event {
             Event::Delta { text, tokens, .. } => {
-                told.message.add(choice.push(text, &prefix));
+                told.message.add(choice.push(text));
                 if let Some(logprobs) = told.logprobs.as_mut().filter(|_| self.logprobs) {
                     logprobs.content.extend(spelling.content(&tokens));
                 }
             }
             Event::Finished(finished) => {
-                told.message.add(choice.finish(&prefix));
+                told.message.add(choice.finish());
                 told.finish_reason = Some(choice.reason(&finished));
                 if told.message.tool_calls.is_empty() {
                     told.message.content.get_or_insert_default();

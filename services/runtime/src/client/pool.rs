@@ -121,10 +121,12 @@ impl Pool {
 
     /// Says what was found about a replica. Answers what was known before.
     pub fn set_fitness(&self, replica: &Replica, fitness: Fitness) -> Fitness {
-        if fitness == Fitness::Ill {
+        let before = replica.set_fitness(fitness);
+        // It was away, or its connection was, and who is back may be another process, which has nothing yet.
+        if fitness == Fitness::Fit && before != Fitness::Fit {
             self.policy.forget(replica.id());
         }
-        replica.set_fitness(fitness)
+        before
     }
 
     /// Resolves when others are known than now.

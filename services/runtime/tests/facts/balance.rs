@@ -148,6 +148,25 @@ async fn a_replica_that_nobody_has_looked_at_gets_no_calls_beside_one_that_is_fi
     assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "both are fit");
 }
 
+/// Behind the next connection may be a process that has not begun to serve.
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_connection_has_ended_gets_no_calls_before_the_next_look() {
+    let context = caller();
+    let (pool, replicas) = pool_of(&context).await;
+    let all = pool.replicas();
+    for replica in &all {
+        pool.set_fitness(replica, Fitness::Fit);
+    }
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "both are fit");
+    replicas[0].connector.cut();
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    assert_eq!(all.iter().map(Replica::fitness).collect::<Vec<_>>(), [Fitness::Unproven, Fitness::Fit]);
+    assert_eq!(metric(&context, "weft_rpc_client_replica_fit{"), 1.0);
+    assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
+    pool.set_fitness(&all[0], Fitness::Fit);
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "it was looked at");
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_that_is_ill_is_used_where_no_other_is_and_a_foreign_one_never() {
     let (pool, replicas) = pool().await;
