@@ -72,15 +72,8 @@ def evaluate(
     command = [
         *[PYTHON, "-m", "lm_eval", "run", "--model", "local-completions", "--include_path", folder],
         *["--model_args", ",".join(f"{key}={value}" for key, value in arguments.items())],
-        *[
-            "--batch_size",
-            str(batch_size),
-            "--tasks",
-            ",".join(tasks),
-            "--log_samples",
-            "--output_path",
-            folder / "out",
-        ],
+        *["--tasks", ",".join(tasks), "--batch_size", str(batch_size)],
+        *["--log_samples", "--output_path", folder / "out"],
     ]
     offline = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run(
