@@ -75,7 +75,8 @@ async fn main() -> Result<(), BoxError> {
         found.steps = running.engine.status().steps - steps;
         println!("{}", serde_json::to_string(&found)?);
     }
-    Ok(())
+    // Not by returning: the engine's thread would give memory back to a libtorch that has ended before it.
+    std::process::exit(0);
 }
 
 async fn measure(running: &Running, round: Round) -> Result<Found, BoxError> {

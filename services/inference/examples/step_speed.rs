@@ -24,6 +24,12 @@ const BLOCK: usize = 32;
 /// Blocks of one sequence: room for a prompt and the steps after it.
 const BLOCKS: usize = 20;
 
+/// Rows of the decode steps.
+const ROWS: [usize; 4] = [1, 8, 32, 64];
+
+/// Sequences that there is room for.
+const MOST: usize = ROWS[ROWS.len() - 1];
+
 /// Tokens in the cache before decode steps are timed.
 const CONTEXT: usize = 144;
 
@@ -45,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let mut model =
         load(&TorchConfig { folder: folder.into(), dtype, weights, device: DeviceChoice::Auto, threads })?;
-    model.allocate_cache(32 * BLOCKS, BLOCK)?;
+    model.allocate_cache(MOST * BLOCKS, BLOCK)?;
     let mut out = io::stdout().lock();
     let info = model.info();
     writeln!(
@@ -56,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         info.device,
         start.elapsed()
     )?;
-    for rows in [1, 8, 32] {
+    for rows in ROWS {
         let step = decode(&mut *model, rows)?.as_secs_f64();
         writeln!(
             out,
@@ -109,7 +115,7 @@ fn batch(sequences: &[usize], positions: std::ops::Range<usize>) -> Batch {
         batch.positions.extend(positions.clone().map(|position| position as u32));
         batch.sequences.push(SequenceRows {
             rows: first..batch.token_ids.len(),
-            blocks: (0..BLOCKS).map(|block| (block * 32 + sequence) as u32).collect(),
+            blocks: (0..BLOCKS).map(|block| (block * MOST + sequence) as u32).collect(),
             context_len: positions.end,
             adapter: None,
             output: Wanted::LastLogits,

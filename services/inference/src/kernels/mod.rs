@@ -1,4 +1,4 @@
-//! The arithmetic of a step on the CPU, and the only room with `unsafe` in it.
+//! The arithmetic of a step, and the only room with `unsafe` in it.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | `factor` | what keys and values are multiplied with |
 //! | `attention` | rotary embedding, cache writes, attention straight from the blocks |
 //! | `roofline` | what this machine can do at most, and what products make of it |
-//! | `cuda` | loads libtorch's CUDA half |
+//! | `cuda` | the same on a GPU, beside libtorch's matrix products |
 //!
 //! Rules:
 //! - A kernel is written once, over [`lanes::Lanes`]; the portable form is its twin and tests compare all that the machine has.
@@ -21,7 +21,10 @@
 //!   answer is the same, bit for bit, alone or in a batch.
 //! - Activations are `f32`; only weights and cache have the model's type.
 //! - Safe functions check every length and index before a pointer is formed.
-#![expect(unsafe_code, reason = "SIMD intrinsics, and threads that write disjoint parts of one buffer")]
+#![expect(
+    unsafe_code,
+    reason = "SIMD intrinsics, threads that write disjoint parts of one buffer, and launches on a GPU"
+)]
 
 mod attention;
 mod buffer;
@@ -42,7 +45,10 @@ mod tests;
 pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
 pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
-pub(crate) use cuda::load_libtorch_cuda;
+pub(crate) use cuda::{
+    Attend, Coded, Enter, Gpu, GpuError, Heads, Ragged, Recording, Shares, flash_attention,
+    load_libtorch_cuda,
+};
 pub(crate) use isa::{Isa, Loops};
 pub(crate) use lowrank::{Adapted, Factors, LowRank};
 pub(crate) use matrix::{Matrix, MatrixError, Mode, Weights};

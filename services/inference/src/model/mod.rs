@@ -4,10 +4,12 @@ mod adapter;
 pub mod scripted;
 #[cfg(feature = "torch")]
 pub mod torch;
+mod values;
 
 use std::{ops::Range, sync::Arc};
 
 pub use adapter::{AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, LoadedAdapter};
+pub use values::Values;
 
 use crate::sampler::{Logprobs, SamplingError};
 
@@ -68,7 +70,7 @@ pub enum Wanted {
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {
     /// For each sequence that wanted [`Wanted::LastLogits`]: `vocabulary_size` f32 logits, one after another.
-    pub logits: Vec<f32>,
+    pub logits: Values,
     /// For each sequence that wanted [`Wanted::HiddenSum`]: `hidden_size` f32 values, one after another.
     pub hidden_sums: Vec<f32>,
     /// For each of [`Batch::scored`], in its order. An error where a logit of the row is not a number.

@@ -242,7 +242,8 @@ impl Model for Scripted {
         self.break_if_told()?;
         self.controls.inner.rows.fetch_add(batch.token_ids.len() as u64, Ordering::SeqCst);
         let mut output = std::mem::take(&mut self.spare);
-        output.logits.clear();
+        let mut logits = std::mem::take(&mut output.logits).into_vec();
+        logits.clear();
         output.hidden_sums.clear();
         output.scores.clear();
         for share in &batch.sequences {
@@ -252,11 +253,12 @@ impl Model for Scripted {
                 Wanted::Nothing => {}
                 Wanted::LastLogits => {
                     self.read(share);
-                    self.speak(twist(share), &mut output.logits);
+                    self.speak(twist(share), &mut logits);
                 }
                 Wanted::HiddenSum => self.sum_up(batch, share, &mut output.hidden_sums),
             }
         }
+        output.logits = logits.into();
         Ok(output)
     }
 

@@ -38,6 +38,12 @@ pub(super) struct Groups<'a, T> {
     groups: Vec<(&'a AdapterWeights, &'a Layers<T>, Vec<usize>)>,
 }
 
+impl<T> Default for Groups<'_, T> {
+    fn default() -> Self {
+        Self { groups: Vec::new() }
+    }
+}
+
 impl<'a, T: 'static> Groups<'a, T> {
     /// Groups a step's rows.
     ///
@@ -57,6 +63,11 @@ impl<'a, T: 'static> Groups<'a, T> {
             }
         }
         Ok(Self { groups })
+    }
+
+    /// Whether no row goes through an adapter.
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 
     /// Adds to `sum` what the adapters make of `rows` at a site of a layer.

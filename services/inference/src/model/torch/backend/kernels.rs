@@ -13,7 +13,7 @@ use crate::{
         Mode, Plan, Sequence, Weights,
     },
     model::{
-        Batch, ModelError,
+        Batch, ModelError, Values,
         torch::{LoadError, rope::Rotations, weights::Weight},
     },
 };
@@ -193,7 +193,7 @@ impl Backend for Kernels {
         Self::geometry(shape).token_bytes(self.dtype)
     }
 
-    fn cache(&self, shape: &Shape) -> Result<LayerCache, ModelError> {
+    fn cache(&mut self, shape: &Shape) -> Result<LayerCache, ModelError> {
         LayerCache::new(Self::geometry(shape), self.dtype).map_err(step)
     }
 
@@ -210,7 +210,7 @@ impl Backend for Kernels {
         Plan::new(Self::geometry(shape), &batch.positions, sequences.collect(), rotations).map_err(step)
     }
 
-    fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Rows, ModelError> {
+    fn embed(&mut self, table: &Matrix, ids: &[u32], _plan: &Plan<'_>) -> Result<Rows, ModelError> {
         let mut rows = self.rows(ids.len(), table.inputs());
         for (row, id) in rows.values_mut().chunks_exact_mut(table.inputs()).zip(ids) {
             table.copy_row(*id as usize, row);
@@ -275,9 +275,9 @@ impl Backend for Kernels {
         Ok(output)
     }
 
-    fn values(&self, mut rows: Rows) -> Result<Vec<f32>, ModelError> {
+    fn values(&self, mut rows: Rows) -> Result<Values, ModelError> {
         let mut values = std::mem::take(&mut rows.buffer);
         values.truncate(rows.count * rows.width);
-        Ok(values)
+        Ok(values.into())
     }
 }

@@ -1,5 +1,5 @@
-//! libtorch's own operators, on any device: CUDA, and CPUs that our kernels have no vector form for. On the CPU it is also
-//! the reference that tests hold our kernels to.
+//! libtorch's own operators, on any device: GPUs and CPUs that our kernels are not for. It is also the reference that tests
+//! hold our kernels to.
 
 use std::{ops::Range, sync::PoisonError};
 
@@ -12,7 +12,7 @@ use super::{
     step,
 };
 use crate::model::{
-    Batch, ModelError,
+    Batch, ModelError, Values,
     torch::{LoadError, device, rope::Rotations, weights::Weight},
 };
 
@@ -238,6 +238,24 @@ fn attention(
     Ok(output)
 }
 
+/// Adds what adapters make of some of the rows.
+pub(super) fn add_low_rank(
+    device: Device,
+    sum: &mut Tensor,
+    rows: &Tensor,
+    adapted: &[Adapted<'_, Dense>],
+) -> Result<(), TchError> {
+    for Adapted { rows: indices, low_rank } in adapted {
+        let factors = low_rank.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
+        let indices = Tensor::f_from_slice(&indices)?.f_to_device(device)?;
+        let small = rows.f_index_select(0, &indices)?.f_linear(&factors.down, None::<&Tensor>)?;
+        let added = small.f_linear(&factors.up, None::<&Tensor>)?;
+        let _ = sum.f_index_add_(0, &indices, &added)?;
+    }
+    Ok(())
+}
+
 impl Backend for Libtorch {
     type Rows = Tensor;
     type Matrix = Matrix;
@@ -273,7 +291,7 @@ impl Backend for Libtorch {
         2 * shape.kv_heads * shape.head_dim * self.kind.elt_size_in_bytes()
     }
 
-    fn cache(&self, shape: &Shape) -> Result<Cache, ModelError> {
+    fn cache(&mut self, shape: &Shape) -> Result<Cache, ModelError> {
         let size =
             [shape.blocks * shape.block_size, shape.kv_heads, shape.head_dim].map(|length| length as i64);
         let zeros = || Tensor::f_zeros(size, (self.kind, self.device)).map_err(step);
@@ -284,7 +302,7 @@ impl Backend for Libtorch {
         self.lay_out(shape, batch, &rotations).map_err(step)
     }
 
-    fn embed(&mut self, table: &Matrix, ids: &[u32]) -> Result<Tensor, ModelError> {
+    fn embed(&mut self, table: &Matrix, ids: &[u32], _plan: &Plan) -> Result<Tensor, ModelError> {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
         self.integers(&ids).and_then(|ids| table.rows(&ids)).map_err(step)
     }
@@ -308,18 +326,7 @@ impl Backend for Libtorch {
         rows: &Tensor,
         adapted: &[Adapted<'_, Dense>],
     ) -> Result<(), ModelError> {
-        for Adapted { rows: indices, low_rank } in adapted {
-            let factors = low_rank.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
-            let mut add = || -> Result<(), TchError> {
-                let indices = self.integers(&indices)?;
-                let small = rows.f_index_select(0, &indices)?.f_linear(&factors.down, None::<&Tensor>)?;
-                let added = small.f_linear(&factors.up, None::<&Tensor>)?;
-                sum.f_index_add_(0, &indices, &added).map(drop)
-            };
-            add().map_err(step)?;
-        }
-        Ok(())
+        add_low_rank(self.device, sum, rows, adapted).map_err(step)
     }
 
     fn swiglu(&mut self, gate_up: &Tensor) -> Result<Tensor, ModelError> {
@@ -342,11 +349,11 @@ impl Backend for Libtorch {
         self.integers(&indices).and_then(|indices| rows.f_index_select(0, &indices)).map_err(step)
     }
 
-    fn values(&self, rows: Tensor) -> Result<Vec<f32>, ModelError> {
+    fn values(&self, rows: Tensor) -> Result<Values, ModelError> {
         let rows =
             rows.f_to_kind(Kind::Float).and_then(|rows| rows.f_to_device(Device::Cpu)).map_err(step)?;
         let mut values = vec![0.0; rows.numel()];
         rows.f_contiguous().and_then(|rows| rows.f_copy_data(&mut values, rows.numel())).map_err(step)?;
-        Ok(values)
+        Ok(values.into())
     }
 }

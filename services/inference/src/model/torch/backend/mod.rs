@@ -1,17 +1,19 @@
 //! Where a step's arithmetic happens.
 
+mod cuda;
 mod kernels;
 mod libtorch;
 mod lowrank;
 
 use tch::Tensor;
 
+pub(super) use cuda::Cuda;
 pub(super) use kernels::Kernels;
 pub(super) use libtorch::Libtorch;
 pub(super) use lowrank::{FactorTensors, LowRankMaker, Width};
 
 use super::{LoadError, rope::Rotations, weights::Weight};
-use crate::model::{Batch, ModelError};
+use crate::model::{Batch, ModelError, Values};
 
 /// Shape of the cache and of what attention works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ pub(super) trait Backend {
     /// Bytes of one token's keys and values in one layer.
     fn kv_bytes(&self, shape: &Shape) -> usize;
     /// Makes room for one layer's keys and values.
-    fn cache(&self, shape: &Shape) -> Result<Self::Cache, ModelError>;
+    fn cache(&mut self, shape: &Shape) -> Result<Self::Cache, ModelError>;
     /// Lays out a step.
     fn plan<'a>(
         &self,
@@ -78,8 +80,33 @@ pub(super) trait Backend {
         rotations: Rotations,
     ) -> Result<Self::Plan<'a>, ModelError>;
 
-    /// The rows of `table` at `ids`.
-    fn embed(&mut self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Rows, ModelError>;
+    /// Lays out a decode step: one row of each sequence, nothing wanted but logits, no adapter.
+    fn decode_plan<'a>(
+        &mut self,
+        shape: &Shape,
+        batch: &'a Batch,
+        rotations: Rotations,
+    ) -> Result<Self::Plan<'a>, ModelError> {
+        self.plan(shape, batch, rotations)
+    }
+
+    /// Runs the operations of a decode step. A backend may record them and not run them again for steps like this one: so
+    /// they may depend on nothing but the plan.
+    fn recorded(
+        &mut self,
+        _plan: &Self::Plan<'_>,
+        run: &mut dyn FnMut(&mut Self) -> Result<Self::Rows, ModelError>,
+    ) -> Result<Self::Rows, ModelError> {
+        run(self)
+    }
+
+    /// The rows of `table` at `ids`, which are those of the step.
+    fn embed(
+        &mut self,
+        table: &Self::Matrix,
+        ids: &[u32],
+        plan: &Self::Plan<'_>,
+    ) -> Result<Self::Rows, ModelError>;
     /// RMS norm of each row.
     fn norm(&mut self, rows: &Self::Rows, norm: &Self::Norm) -> Result<Self::Rows, ModelError>;
     /// `rows * matrix^T + bias`.
@@ -111,7 +138,7 @@ pub(super) trait Backend {
     /// The rows at `indices`.
     fn select(&mut self, rows: &Self::Rows, indices: &[usize]) -> Result<Self::Rows, ModelError>;
     /// All values, row after row.
-    fn values(&self, rows: Self::Rows) -> Result<Vec<f32>, ModelError>;
+    fn values(&self, rows: Self::Rows) -> Result<Values, ModelError>;
 }
 
 /// A failure of a step.

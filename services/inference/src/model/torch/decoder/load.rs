@@ -6,15 +6,18 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 use weft_weights::{Format, QuantizedMatrix};
 
-use super::{Decoder, Layer};
+use super::{
+    Decoder,
+    network::{Layer, Network},
+};
 use crate::{
-    kernels::Isa,
+    kernels::{Heads, Isa},
     model::{
         Model, ModelInfo,
         torch::{
             DtypeChoice, LoadError, TorchConfig,
             adapter::Widths,
-            backend::{Backend, Kernels, Libtorch, Shape},
+            backend::{Backend, Cuda, Kernels, Libtorch, Shape},
             config::{Generation, ModelConfig},
             device,
             weights::{Weight, Weights},
@@ -33,11 +36,11 @@ const NORM: &str = "model.norm.weight";
 pub(in crate::model::torch) fn load(config: &TorchConfig) -> Result<Box<dyn Model>, LoadError> {
     let _no_grad = tch::no_grad_guard();
     let source = Source::open(config)?;
-    // Where our kernels have vector instructions they are faster than libtorch's; elsewhere libtorch knows more machines.
-    if source.device == Device::Cpu && Isa::best().is_vectorized() {
-        source.on_kernels(Isa::best())
-    } else {
-        source.on_libtorch()
+    match source.device {
+        Device::Cuda(_) => source.on_cuda(),
+        // Where our kernels have vector instructions they are faster than libtorch's; elsewhere libtorch knows more machines.
+        Device::Cpu if Isa::best().is_vectorized() => source.on_kernels(Isa::best()),
+        _ => source.on_libtorch(),
     }
 }
 
@@ -92,6 +95,14 @@ impl<'a> Source<'a> {
         Ok(Box::new(self.decoder(kernels)?))
     }
 
+    /// A decoder on a GPU.
+    pub(in crate::model::torch) fn on_cuda(self) -> Result<Box<dyn Model>, LoadError> {
+        let model = &self.model;
+        let heads = Heads { queries: model.heads, keys: model.kv_heads, width: model.head_dim };
+        let cuda = Cuda::new(self.device, self.kind, heads, model.context)?;
+        Ok(Box::new(self.decoder(cuda)?))
+    }
+
     /// A decoder on libtorch's operators.
     pub(in crate::model::torch) fn on_libtorch(self) -> Result<Box<dyn Model>, LoadError> {
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
@@ -137,11 +148,7 @@ impl<'a> Source<'a> {
             widths,
             rope,
             frequencies,
-            embedding,
-            head,
-            norm,
-            layers,
-            caches: Vec::new(),
+            network: Network { embedding, head, norm, layers, caches: Vec::new() },
             scorer: Scorer::default(),
         })
     }

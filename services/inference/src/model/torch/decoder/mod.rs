@@ -2,20 +2,22 @@
 
 mod check;
 mod load;
+mod network;
 
 #[cfg(test)]
 pub(super) use load::Source;
 pub(super) use load::load;
+use network::Network;
 
 use std::sync::Arc;
 
 use super::{
-    adapter::{Groups, Loader, Site, Widths},
+    adapter::{Groups, Loader, Widths},
     backend::{Backend, Shape},
     rope::{Rope, Rotations},
 };
 use crate::{
-    model::{AdapterLoader, Batch, Model, ModelError, ModelInfo, StepOutput, Wanted},
+    model::{AdapterLoader, Batch, Model, ModelError, ModelInfo, SequenceRows, StepOutput, Values, Wanted},
     sampler::{Logprobs, SamplingError, Scorer},
 };
 
@@ -31,27 +33,8 @@ struct Decoder<B: Backend> {
     rope: Rope,
     /// Where the rotation does not depend on the sequence, its angles.
     frequencies: Option<Vec<f32>>,
-    embedding: B::Matrix,
-    /// The output projection, where it is not the embedding.
-    head: Option<B::Matrix>,
-    norm: B::Norm,
-    layers: Vec<Layer<B>>,
-    /// One for each layer, once there is room.
-    caches: Vec<B::Cache>,
+    network: Network<B>,
     scorer: Scorer,
-}
-
-/// One layer's weights.
-struct Layer<B: Backend> {
-    attention_norm: B::Norm,
-    /// Queries, keys and values by one product.
-    qkv: B::Matrix,
-    head_norms: Option<B::HeadNorms>,
-    output: B::Matrix,
-    mlp_norm: B::Norm,
-    /// Gate and up by one product.
-    gate_up: B::Matrix,
-    down: B::Matrix,
 }
 
 impl<B: Backend> Model for Decoder<B> {
@@ -70,10 +53,10 @@ impl<B: Backend> Model for Decoder<B> {
             )));
         }
         // What was there goes first: both may not fit.
-        self.caches.clear();
+        self.network.caches.clear();
         self.shape = Shape { blocks, block_size, ..self.shape };
-        self.caches =
-            self.layers.iter().map(|_| self.backend.cache(&self.shape)).collect::<Result<_, _>>()?;
+        let caches = self.network.layers.iter().map(|_| self.backend.cache(&self.shape));
+        self.network.caches = caches.collect::<Result<_, _>>()?;
         Ok(())
     }
 
@@ -84,37 +67,36 @@ impl<B: Backend> Model for Decoder<B> {
             return Ok(StepOutput::default());
         }
         let groups = Groups::of(batch)?;
-        let hidden = self.hidden(batch, &groups)?;
+        let rotations = self.rotations(batch);
+        if groups.is_empty() && is_decode(batch) {
+            return Ok(StepOutput { logits: self.decode(batch, rotations)?, ..StepOutput::default() });
+        }
+        let plan = self.backend.plan(&self.shape, batch, rotations)?;
+        let hidden = self.network.hidden(&mut self.backend, batch, &plan, &groups)?;
         Ok(StepOutput {
-            logits: self.logits(&hidden, batch)?,
+            logits: self.last_logits(&hidden, batch)?,
             hidden_sums: self.hidden_sums(&hidden, batch)?,
             scores: self.scores(&hidden, batch)?,
         })
     }
 }
 
+/// Whether every sequence has one row, and nothing is wanted but logits.
+fn is_decode(batch: &Batch) -> bool {
+    let decodes = |sequence: &SequenceRows| sequence.rows.len() == 1 && sequence.output == Wanted::LastLogits;
+    batch.scored.is_empty() && batch.sequences.iter().all(decodes)
+}
+
 impl<B: Backend> Decoder<B> {
-    /// The rows after the last layer, before the final norm.
-    fn hidden(&mut self, batch: &Batch, groups: &Groups<'_, B::LowRank>) -> Result<B::Rows, ModelError> {
-        let rotations = self.rotations(batch);
-        let plan = self.backend.plan(&self.shape, batch, rotations)?;
-        let backend = &mut self.backend;
-        let mut hidden = backend.embed(&self.embedding, &batch.token_ids)?;
-        for (index, (layer, cache)) in self.layers.iter().zip(&mut self.caches).enumerate() {
-            let normed = backend.norm(&hidden, &layer.attention_norm)?;
-            let mut qkv = backend.product(&normed, &layer.qkv)?;
-            groups.add(backend, (index, Site::Qkv), &mut qkv, &normed)?;
-            let attended = backend.attention(qkv, layer.head_norms.as_ref(), cache, &plan)?;
-            backend.add_product(&mut hidden, &attended, &layer.output)?;
-            groups.add(backend, (index, Site::Output), &mut hidden, &attended)?;
-            let normed = backend.norm(&hidden, &layer.mlp_norm)?;
-            let mut gate_up = backend.product(&normed, &layer.gate_up)?;
-            groups.add(backend, (index, Site::GateUp), &mut gate_up, &normed)?;
-            let activated = backend.swiglu(&gate_up)?;
-            backend.add_product(&mut hidden, &activated, &layer.down)?;
-            groups.add(backend, (index, Site::Down), &mut hidden, &activated)?;
-        }
-        Ok(hidden)
+    /// Logits of all rows of a step that only decodes.
+    fn decode(&mut self, batch: &Batch, rotations: Rotations) -> Result<Values, ModelError> {
+        let plan = self.backend.decode_plan(&self.shape, batch, rotations)?;
+        let network = &mut self.network;
+        let logits = self.backend.recorded(&plan, &mut |backend| {
+            let hidden = network.hidden(backend, batch, &plan, &Groups::default())?;
+            network.logits(backend, &hidden)
+        })?;
+        self.backend.values(logits)
     }
 
     fn rotations(&self, batch: &Batch) -> Rotations {
@@ -130,19 +112,18 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Logits of the last row of each sequence that wants them.
-    fn logits(&mut self, hidden: &B::Rows, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+    fn last_logits(&mut self, hidden: &B::Rows, batch: &Batch) -> Result<Values, ModelError> {
         let wanting = batch.sequences.iter().filter(|sequence| sequence.output == Wanted::LastLogits);
         let last: Vec<usize> = wanting.map(|sequence| sequence.rows.end - 1).collect();
         if last.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Values::default());
         }
         self.logits_of(hidden, &last)
     }
 
-    fn logits_of(&mut self, hidden: &B::Rows, rows: &[usize]) -> Result<Vec<f32>, ModelError> {
+    fn logits_of(&mut self, hidden: &B::Rows, rows: &[usize]) -> Result<Values, ModelError> {
         let rows = self.backend.select(hidden, rows)?;
-        let normed = self.backend.norm(&rows, &self.norm)?;
-        let logits = self.backend.product(&normed, self.head.as_ref().unwrap_or(&self.embedding))?;
+        let logits = self.network.logits(&mut self.backend, &rows)?;
         self.backend.values(logits)
     }
 
@@ -168,7 +149,7 @@ impl<B: Backend> Decoder<B> {
         for sequence in batch.sequences.iter().filter(|sequence| sequence.output == Wanted::HiddenSum) {
             let rows: Vec<usize> = sequence.rows.clone().collect();
             let rows = self.backend.select(hidden, &rows)?;
-            let normed = self.backend.norm(&rows, &self.norm)?;
+            let normed = self.backend.norm(&rows, &self.network.norm)?;
             let mut sum = vec![0.0; self.info.hidden_size];
             for row in self.backend.values(normed)?.chunks_exact(self.info.hidden_size) {
                 sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);

@@ -19,8 +19,8 @@ use crate::{
     },
 };
 
-const BASE: &str = "tests/golden/tiny/llama3-tied";
-const ADAPTERS: [&str; 2] = ["llama3-r4-qv", "llama3-r8-all"];
+pub(super) const BASE: &str = "tests/golden/tiny/llama3-tied";
+pub(super) const ADAPTERS: [&str; 2] = ["llama3-r4-qv", "llama3-r8-all"];
 const BOUNDS: AdapterBounds = AdapterBounds { max_rank: 64, max_bytes: 1 << 30 };
 
 #[derive(Debug, Deserialize)]
@@ -83,7 +83,7 @@ fn through(prompt: &[u32], adapter: Option<&AdapterWeights>) -> Sequence {
 }
 
 /// Answers as PEFT does: logits after the prompt, and greedy ids.
-fn check(mut driver: Driver, name: &str) {
+pub(super) fn check(mut driver: Driver, name: &str) {
     driver.forbidden = Some(2);
     let adapter = adapter(&driver, name);
     for case in golden(name).cases {

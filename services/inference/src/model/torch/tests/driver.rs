@@ -105,7 +105,7 @@ impl Driver {
             let output = if last { Wanted::LastLogits } else { Wanted::Nothing };
             let output = self.step(&mut [(&mut *sequence, rows, output)]);
             if last {
-                return output.logits;
+                return output.logits.into_vec();
             }
         }
     }
@@ -121,7 +121,7 @@ impl Driver {
         let mut answer = vec![self.choose(&logits)];
         while answer.len() < count {
             sequence.tokens.push(answer[answer.len() - 1]);
-            logits = self.step(&mut [(&mut sequence, 1, Wanted::LastLogits)]).logits;
+            logits = self.step(&mut [(&mut sequence, 1, Wanted::LastLogits)]).logits.into_vec();
             answer.push(self.choose(&logits));
         }
         self.free(sequence);

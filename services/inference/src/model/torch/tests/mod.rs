@@ -4,6 +4,7 @@ mod adapters;
 mod driver;
 mod folders;
 mod golden;
+mod gpu;
 mod quantized;
 mod scores;
 mod smollm2;

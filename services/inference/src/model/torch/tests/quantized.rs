@@ -39,9 +39,12 @@ pub(super) fn distance(ours: &[f32], original: &[f32]) -> f32 {
 
 /// The folder of a tiny model in fewer bits, and what it stands in.
 fn quantized(name: &str, format: Format) -> (TempDir, std::path::PathBuf) {
+    quantized_from(repository("tests/golden/tiny").join(name), format)
+}
+
+pub(super) fn quantized_from(source: std::path::PathBuf, format: Format) -> (TempDir, std::path::PathBuf) {
     let place = TempDir::new().unwrap();
     let target = place.path().join("made");
-    let source = repository("tests/golden/tiny").join(name);
     let conversion = Conversion { source, target: target.clone(), format, replace: false, threads: 2 };
     conversion.run(&mut |_| {}).unwrap();
     (place, target)
@@ -79,7 +82,7 @@ fn codes_mean_in_a_product_what_they_mean_one_by_one() {
 }
 
 /// A folder of plain weights with the values that a quantized folder's codes stand for.
-fn widened(folder: &Path) -> (TempDir, std::path::PathBuf) {
+pub(super) fn widened(folder: &Path) -> (TempDir, std::path::PathBuf) {
     let place = TempDir::new().unwrap();
     let target = place.path().join("widened");
     fs::create_dir(&target).unwrap();
