@@ -75,8 +75,9 @@ async fn main() -> Result<(), BoxError> {
         found.steps = running.engine.status().steps - steps;
         println!("{}", serde_json::to_string(&found)?);
     }
-    // Not by returning: the engine's thread would give memory back to a libtorch that has ended before it.
-    std::process::exit(0);
+    // The engine stays until the process ends: its thread would give memory back to a libtorch that has ended before it.
+    std::mem::forget(running);
+    Ok(())
 }
 
 async fn measure(running: &Running, round: Round) -> Result<Found, BoxError> {

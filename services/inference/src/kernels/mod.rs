@@ -46,7 +46,7 @@ pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
 pub(crate) use buffer::Arena;
 pub(crate) use cache::{Geometry, LayerCache};
 pub(crate) use cuda::{
-    Attend, Coded, Enter, Gpu, GpuError, Heads, Ragged, Recording, Shares, flash_attention,
+    Attend, Coded, Enter, Gpu, GpuError, Heads, Linear, Ragged, Recording, Shares, flash_attention,
     load_libtorch_cuda,
 };
 pub(crate) use isa::{Isa, Loops};

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use weft_weights::{Codes, QuantizedMatrix};
 
 use super::{
+    super::Mode,
     Dtype, Gpu, GpuError, compile,
     launch::{Argument, length, pointer, sizes},
     scalar,
@@ -81,7 +82,7 @@ impl Coded {
         gpu.prepare(matches!(matrix.codes, Codes::Int4 { .. }))?;
         let device = Device::Cuda(gpu.index);
         let (outputs, inputs) = (matrix.outputs, matrix.inputs);
-        if inputs % TAKEN != 0 {
+        if !inputs.is_multiple_of(TAKEN) {
             return Err(GpuError::Unsupported(format!(
                 "{} matrices of {inputs} inputs, only multiples of {TAKEN}",
                 matrix.format()
@@ -144,6 +145,15 @@ impl Coded {
     }
 }
 
+/// A linear layer of such weights.
+#[derive(Debug)]
+pub(crate) struct Linear<'a> {
+    /// Its weights.
+    pub(crate) matrix: &'a Coded,
+    /// `[outputs]`
+    pub(crate) bias: Option<&'a Tensor>,
+}
+
 /// How a product is launched.
 #[derive(Debug)]
 struct Form<'a> {
@@ -159,11 +169,11 @@ impl Gpu {
         &self,
         out: &Tensor,
         rows: &Tensor,
-        matrix: &Coded,
-        bias: Option<&Tensor>,
-        add: bool,
+        linear: &Linear<'_>,
+        mode: Mode,
     ) -> Result<bool, GpuError> {
-        let (outputs, inputs) = (matrix.outputs, matrix.inputs);
+        let Linear { matrix, bias } = linear;
+        let (outputs, inputs, add) = (matrix.outputs, matrix.inputs, usize::from(mode == Mode::Add));
         let count = length(rows, 0)?;
         let Some(form) = self.form(matrix, count)? else { return Ok(false) };
         let bias = bias.map_or(Ok(0), |bias| self.scalars("the bias", bias, &[outputs]))?;
@@ -173,7 +183,7 @@ impl Gpu {
         ];
         arguments.extend(matrix.arguments(self.index)?);
         arguments.push(Argument::Pointer(bias));
-        arguments.extend([count, outputs, inputs, matrix.group, usize::from(add)].map(Argument::Length));
+        arguments.extend([count, outputs, inputs, matrix.group, add].map(Argument::Length));
         self.launch(form.function, form.grid, (form.threads, 1), &arguments)?;
         Ok(true)
     }
@@ -216,7 +226,8 @@ impl Gpu {
     fn form(&self, matrix: &Coded, rows: usize) -> Result<Option<Form<'_>>, GpuError> {
         let functions = self.coded(matrix)?;
         let most = |forms: [usize; 4]| forms.iter().position(|most| *most >= rows);
-        let many = functions.many.as_ref().filter(|_| rows >= UNITS_PAY && matrix.inputs % SPAN == 0);
+        let many =
+            functions.many.as_ref().filter(|_| rows >= UNITS_PAY && matrix.inputs.is_multiple_of(SPAN));
         if let Some((many, place)) = many.zip(most(MANY)) {
             let grid = (matrix.outputs.div_ceil(16), 1, 1);
             return Ok(Some(Form { function: &many[place], grid, threads: 256 }));

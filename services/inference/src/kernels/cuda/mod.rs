@@ -23,8 +23,8 @@ mod shim;
 
 use std::{cell::OnceCell, sync::Arc};
 
-pub(crate) use coded::Coded;
 use coded::CodedFunctions;
+pub(crate) use coded::{Coded, Linear};
 use cudarc::{
     driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, sys},
     nvrtc::{self, CompileError, CompileOptions},
@@ -170,7 +170,7 @@ impl Gpu {
             heads,
             together: form.together,
             multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
-            flash: dtype != Dtype::F32 && chip >= FLASH && heads.width % 8 == 0,
+            flash: dtype != Dtype::F32 && chip >= FLASH && heads.width.is_multiple_of(8),
             functions: Functions::of(&module)?,
             coded: Default::default(),
             context,
@@ -205,7 +205,7 @@ struct Form {
 
 impl Form {
     fn of(dtype: Dtype, heads: Heads, chip: (i32, i32)) -> Result<Self, GpuError> {
-        if heads.width > WIDEST_HEAD || heads.width % 2 != 0 {
+        if heads.width > WIDEST_HEAD || !heads.width.is_multiple_of(2) {
             return Err(GpuError::Unsupported(format!(
                 "heads of {} values, only even widths up to {WIDEST_HEAD}",
                 heads.width
@@ -226,7 +226,7 @@ impl Form {
             return Err(GpuError::Unsupported(format!("heads of {} values", heads.width)));
         }
         let group = heads.queries / heads.keys;
-        let together = (1..=4).rev().find(|together| group % together == 0).unwrap_or(1);
+        let together = (1..=4).rev().find(|together| group.is_multiple_of(*together)).unwrap_or(1);
         Ok(Self { width: heads.width, group, together, values, lanes })
     }
 

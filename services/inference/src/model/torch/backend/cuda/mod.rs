@@ -10,7 +10,6 @@ mod recorded;
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 pub(in crate::model::torch) use plan::Plan;
-use plan::Prefill;
 use recorded::Step;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -21,7 +20,7 @@ use super::{
     step,
 };
 use crate::{
-    kernels::{self, Coded, Dtype, Enter, Gpu, Heads, Ragged, flash_attention},
+    kernels::{self, Coded, Dtype, Enter, Gpu, Heads, Linear, Mode, Ragged, flash_attention},
     model::{
         Batch, ModelError, Values,
         torch::{LoadError, device, rope::Rotations, weights::Weight},
@@ -162,13 +161,13 @@ impl Cuda {
     /// Stores or adds `rows * matrix^T + bias`.
     ///
     /// libtorch's products with a bias take memory of their own for a while, which a recording must not: so it is added.
-    fn multiply(&self, out: &mut Rows, rows: &Rows, matrix: &Matrix, add: bool) -> Result<(), ModelError> {
+    fn multiply(&self, out: &mut Rows, rows: &Rows, matrix: &Matrix, mode: Mode) -> Result<(), ModelError> {
         let decoded;
         let weight = match &matrix.weights {
             Weights::Plain(weight) => weight,
             Weights::Coded(coded) => {
-                let bias = matrix.bias.as_ref();
-                let product = self.gpu.product_coded(&out.tensor, &rows.tensor, coded, bias, add);
+                let linear = Linear { matrix: coded, bias: matrix.bias.as_ref() };
+                let product = self.gpu.product_coded(&out.tensor, &rows.tensor, &linear, mode);
                 if product.map_err(step)? {
                     return Ok(());
                 }
@@ -180,7 +179,7 @@ impl Cuda {
         let mut multiply = || {
             let transposed = weight.f_tr()?;
             let product = &mut out.tensor;
-            let _ = if add {
+            let _ = if mode == Mode::Add {
                 product.f_addmm_(&rows.tensor, &transposed)?
             } else {
                 rows.tensor.f_mm_out(product, &transposed)?
@@ -191,16 +190,10 @@ impl Cuda {
     }
 
     /// Attention of the rows of prompts, by libtorch's flash attention over keys and values gathered from the blocks.
-    fn prefill(
-        &self,
-        qkv: &Tensor,
-        cache: &Cache,
-        shape: &Shape,
-        part: &Prefill,
-        out: &Tensor,
-    ) -> Result<(), ModelError> {
-        let (heads, all, width) =
-            (shape.heads as i64, (shape.heads + 2 * shape.kv_heads) as i64, shape.head_dim as i64);
+    fn prefill(&self, qkv: &Tensor, cache: &Cache, plan: &Plan, out: &Tensor) -> Result<(), ModelError> {
+        let (shape, Some(part)) = (&plan.shape, &plan.prefill) else { return Ok(()) };
+        let (heads, width) = (shape.heads as i64, shape.head_dim as i64);
+        let all = heads + 2 * shape.kv_heads as i64;
         let gathered = || -> Result<_, TchError> {
             let queries =
                 qkv.f_view([-1, all, width])?.f_narrow(1, 0, heads)?.f_index_select(0, &part.rows)?;
@@ -308,12 +301,12 @@ impl Backend for Cuda {
 
     fn product(&mut self, rows: &Rows, matrix: &Matrix) -> Result<Rows, ModelError> {
         let mut out = self.rows(rows.count(), matrix.outputs())?;
-        self.multiply(&mut out, rows, matrix, false)?;
+        self.multiply(&mut out, rows, matrix, Mode::Store)?;
         Ok(out)
     }
 
     fn add_product(&mut self, sum: &mut Rows, rows: &Rows, matrix: &Matrix) -> Result<(), ModelError> {
-        self.multiply(sum, rows, matrix, true)
+        self.multiply(sum, rows, matrix, Mode::Add)
     }
 
     fn add_low_rank(
@@ -347,9 +340,7 @@ impl Backend for Cuda {
         };
         self.gpu.enter(&qkv.tensor, &cache.keys, &cache.values, &enter).map_err(step)?;
         let out = self.rows(plan.rows, plan.shape.heads * plan.shape.head_dim)?;
-        if let Some(part) = &plan.prefill {
-            self.prefill(&qkv.tensor, cache, &plan.shape, part, &out.tensor)?;
-        }
+        self.prefill(&qkv.tensor, cache, plan, &out.tensor)?;
         let caches = (&cache.keys, &cache.values);
         self.gpu.attend(&out.tensor, &qkv.tensor, caches, &plan.attend()).map_err(step)?;
         Ok(out)
