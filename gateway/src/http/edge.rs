@@ -108,7 +108,7 @@ fn translate(mut response: Response<Body>) -> Response<Body> {
         }
         None => {
             let events = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == sse::CONTENT_TYPE);
-            response.map(|inner| Body::new(Translated { inner: Some(inner), events }))
+            response.map(|inner| weft_runtime::body::boxed(Translated { inner: Some(inner), events }))
         }
     }
 }

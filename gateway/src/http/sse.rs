@@ -33,7 +33,7 @@ pub(super) fn event(data: &impl Serialize) -> Bytes {
 
 /// An answer that is a stream of events.
 pub(super) fn response(events: impl Stream<Item = Result<Bytes, Status>> + Send + 'static) -> Response<Body> {
-    let mut response = Response::new(Body::new(Events(Some(events.boxed()))));
+    let mut response = Response::new(weft_runtime::body::boxed(Events(Some(events.boxed()))));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));

@@ -71,7 +71,7 @@ where
                 account.tell(Some(response.headers_mut()));
                 return Ok(response);
             }
-            Ok(response.map(|inner| Body::new(Told { inner, account })))
+            Ok(response.map(|inner| weft_runtime::body::boxed(Told { inner, account })))
         })
     }
 }

@@ -4,7 +4,7 @@
 //! the end. Admission, load, metrics and a span's status all need the same later moment, so it is found once, here.
 //!
 //! Map: [`observe`] (when and how it ended), [`until`] (end it with a status of ours), `amend` (change the status on
-//! its way), `bounded` (no message larger than allowed).
+//! its way), `bounded` (no message larger than allowed), [`boxed`] (as others take it).
 
 mod amend;
 mod bounded;
@@ -26,6 +26,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
 use tonic::{Code, Status, body::Body};
 
 /// Something that wants to know how a response really ended. Dropped without a call to it only together with the
@@ -56,7 +57,13 @@ pub fn observe(response: Response<Body>, on_end: impl OnEnd) -> Response<Body> {
         on_end.on_end(Some(unsaid));
         return response;
     }
-    response.map(|inner| Body::new(Observed { inner, unsaid, on_end: Some(on_end) }))
+    response.map(|inner| boxed(Observed { inner, unsaid, on_end: Some(on_end) }))
+}
+
+/// A body as every layer takes it. What tonic's own [`Body::new`] puts around each body, to make statuses of its errors, a
+/// message would pass once for each layer, and here they are statuses already.
+pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = Status> + Send + 'static) -> Body {
+    Body::new(UnsyncBoxBody::new(body))
 }
 
 /// The code that headers or trailers carry.

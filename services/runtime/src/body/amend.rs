@@ -22,7 +22,7 @@ where
         }
         return response;
     }
-    response.map(|inner| Body::new(Amended { inner, change }))
+    response.map(|inner| super::boxed(Amended { inner, change }))
 }
 
 struct Amended<F> {

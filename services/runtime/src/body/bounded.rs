@@ -14,7 +14,7 @@ use crate::status::{self, reason};
 /// Ends a body with `RESOURCE_EXHAUSTED` at a message of more than `most` bytes; `setting` names who says so.
 pub(crate) fn bounded(inner: Body, most: usize, setting: &'static str) -> Body {
     let frames = Frames { most, header: [0; HEADER], filled: 0, message_left: 0 };
-    Body::new(Bounded { inner, frames, setting })
+    super::boxed(Bounded { inner, frames, setting })
 }
 
 /// A gRPC frame's header: one byte of flags, four of length.

@@ -21,7 +21,7 @@ pub fn until(
     if response.body().is_end_stream() {
         return response;
     }
-    response.map(|inner| Body::new(Until { inner: Some(inner), ended: Box::pin(ended) }))
+    response.map(|inner| super::boxed(Until { inner: Some(inner), ended: Box::pin(ended) }))
 }
 
 struct Until {

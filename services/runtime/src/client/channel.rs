@@ -130,7 +130,7 @@ impl Inner {
         let (peer, most) = (self.peer, self.config.max_message_bytes);
         let body = |inner| {
             let received = Received { inner, peer, _wanted: wanted };
-            body::bounded(Body::new(received), most, "max_message_bytes")
+            body::bounded(body::boxed(received), most, "max_message_bytes")
         };
         body::amend(response.map(body), move |status| attributed(peer, status))
     }

@@ -111,7 +111,7 @@ impl Pool {
 
     /// One connection to all of them, with the layers of a call around it.
     pub fn outgoing(&self) -> Outgoing {
-        layered(&self.context, self.peer, Balanced { pool: self.clone() })
+        layered(&self.context, self.peer, Balanced { pool: Arc::new(self.clone()) })
     }
 
     /// All of them, as far as they are known now.
@@ -165,13 +165,7 @@ impl Pool {
 
     /// The replica to call, once any are known.
     async fn pick(&self, call: &Extensions) -> Result<Replica, Status> {
-        let mut known = self.known.subscribe();
-        let discovered = timeout(self.config.connect_timeout, known.wait_for(Option::is_some)).await;
-        let replicas = match discovered {
-            Ok(Ok(replicas)) => replicas.clone().unwrap_or_default(),
-            // The sender lives as long as `self`: this is the time-out.
-            _ => Arc::default(),
-        };
+        let replicas = self.known().await;
         let chosen = self.choose(&replicas, call);
         if let (Some(tried), Some(chosen)) = (call.get::<Tried>(), &chosen) {
             tried.note(chosen.id());
@@ -183,6 +177,20 @@ impl Pool {
             };
             status::unavailable(reason::UNREACHABLE, message, None)
         })
+    }
+
+    /// All of them, once any are known; none where that takes too long.
+    async fn known(&self) -> Known {
+        if let Some(known) = &*self.known.borrow() {
+            return Arc::clone(known);
+        }
+        let mut known = self.known.subscribe();
+        let discovered = timeout(self.config.connect_timeout, known.wait_for(Option::is_some)).await;
+        match discovered {
+            Ok(Ok(replicas)) => replicas.clone().unwrap_or_default(),
+            // The sender lives as long as `self`: this is the time-out.
+            _ => Arc::default(),
+        }
     }
 
     /// One of those that are as good as any.
@@ -235,7 +243,7 @@ fn usability(replica: &Replica, tried: Option<&Tried>, heeds_breakers: bool) -> 
 /// Calls one of them.
 #[derive(Clone)]
 struct Balanced {
-    pool: Pool,
+    pool: Arc<Pool>,
 }
 
 impl Service<Request<Body>> for Balanced {
@@ -248,7 +256,7 @@ impl Service<Request<Body>> for Balanced {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let pool = self.pool.clone();
+        let pool = Arc::clone(&self.pool);
         Box::pin(async move {
             match pool.pick(request.extensions()).await {
                 Ok(replica) => replica.call(request).await,

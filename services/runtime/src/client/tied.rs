@@ -14,11 +14,13 @@ use http_body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
+use crate::body::boxed;
+
 /// A request body, and the guard whose drop resets its stream.
 pub(super) fn tie(inner: Body) -> (Body, DropGuard) {
     let token = CancellationToken::new();
     let untied = Box::pin(token.clone().cancelled_owned());
-    (Body::new(Tied { inner, untied }), token.drop_guard())
+    (boxed(Tied { inner, untied }), token.drop_guard())
 }
 
 struct Tied {

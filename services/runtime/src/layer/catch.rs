@@ -14,7 +14,10 @@ use http_body::{Frame, SizeHint};
 use tonic::{Status, body::Body};
 
 use super::{Around, Next};
-use crate::{body::trailers, status};
+use crate::{
+    body::{boxed, trailers},
+    status,
+};
 
 /// The layer's state: none.
 #[derive(Clone, Debug)]
@@ -24,7 +27,7 @@ impl Around for CatchPanics {
     async fn call(&self, request: Request<Body>, next: Next) -> Response<Body> {
         // Unwind safety: what the handler owned is dropped with it, and nothing of it is used again.
         match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-            Ok(response) => response.map(|inner| Body::new(Caught { inner: Some(inner) })),
+            Ok(response) => response.map(|inner| boxed(Caught { inner: Some(inner) })),
             Err(panic) => answer(&*panic).into_http(),
         }
     }

@@ -20,6 +20,7 @@ pub(crate) mod trace;
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -61,7 +62,8 @@ pub(crate) struct AroundLayer<A> {
 #[derive(Clone, Debug)]
 pub(crate) struct AroundService<A> {
     around: A,
-    inner: crate::server::Routes,
+    /// Shared, or each call would clone all that is below each of its layers, layer by layer.
+    inner: Arc<crate::server::Routes>,
 }
 
 impl<A, S> Layer<S> for AroundLayer<A>
@@ -73,7 +75,7 @@ where
     type Service = AroundService<A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AroundService { around: self.around.clone(), inner: BoxCloneSyncService::new(inner) }
+        AroundService { around: self.around.clone(), inner: Arc::new(BoxCloneSyncService::new(inner)) }
     }
 }
 
@@ -88,7 +90,7 @@ impl<A: Around> Service<Request<Body>> for AroundService<A> {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (around, next) = (self.around.clone(), Next(self.inner.clone()));
+        let (around, next) = (self.around.clone(), Next((*self.inner).clone()));
         Box::pin(async move { Ok(around.call(request, next).await) })
     }
 }

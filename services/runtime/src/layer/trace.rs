@@ -47,7 +47,7 @@ impl Around for Incoming {
             .extract_with_context(&opentelemetry::Context::new(), &Headers(request.headers()));
         // Fails only where no OpenTelemetry layer is installed: then there is no trace to join.
         let _ = span.set_parent(caller);
-        follow(span, is_failure_of_ours, request, next).await
+        follow(span, Watch::Work, is_failure_of_ours, request, next).await
     }
 }
 
@@ -109,7 +109,7 @@ impl Around for Outgoing {
             span.record(fields::DEADLINE_MS, millis(left));
         }
         TraceContextPropagator::new().inject_context(&span.context(), &mut HeadersMut(request.headers_mut()));
-        follow(span, |code| code != Code::Ok, request, next).await
+        follow(span, Watch::End, |code| code != Code::Ok, request, next).await
     }
 }
 
@@ -125,12 +125,28 @@ fn millis(left: std::time::Duration) -> i64 {
     i64::try_from(left.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// What happens within a span while an answer flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// The work that makes the answer.
+    Work,
+    /// Nothing until its end: it is only received, by work that has a span of its own, and entering two for each message
+    /// would cost more than it tells.
+    End,
+}
+
 /// Runs a call in its span and ends the span with the call.
-async fn follow(span: Span, failure: fn(Code) -> bool, request: Request<Body>, next: Next) -> Response<Body> {
+async fn follow(
+    span: Span,
+    watch: Watch,
+    failure: fn(Code) -> bool,
+    request: Request<Body>,
+    next: Next,
+) -> Response<Body> {
     let end = EndSpan { span: Some(span.clone()), failure };
     let response = next.run(request).instrument(span.clone()).await;
     let response = body::observe(response, end);
-    response.map(|inner| Body::new(Spanned { inner: Some(inner), span: Some(span) }))
+    response.map(|inner| body::boxed(Spanned { inner: Some(inner), span: Some(span), watch }))
 }
 
 /// Codes that mean that the server failed; the others are the caller's doing, and no error of the span that served it.
@@ -175,10 +191,11 @@ impl Drop for EndSpan {
     }
 }
 
-/// Polls, and drops, a body inside its span. The span closes before the last frame is handed on.
+/// Polls, where that is work, and drops a body inside its span. The span closes before the last frame is handed on.
 struct Spanned {
     inner: Option<Body>,
     span: Option<Span>,
+    watch: Watch,
 }
 
 impl Spanned {
@@ -201,7 +218,10 @@ impl http_body::Body for Spanned {
         let (Some(inner), Some(span)) = (this.inner.as_mut(), this.span.as_ref()) else {
             return Poll::Ready(None);
         };
-        let frame = ready!(span.in_scope(|| Pin::new(inner).poll_frame(cx)));
+        let frame = ready!(match this.watch {
+            Watch::Work => span.in_scope(|| Pin::new(inner).poll_frame(cx)),
+            Watch::End => Pin::new(inner).poll_frame(cx),
+        });
         let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
         if !more {
             this.close();
