@@ -8,7 +8,7 @@
 //! | `adapter` | low-rank adapters in PEFT's format, and which rows of a step they belong to |
 //! | `device` | which device, and libtorch's CUDA half loaded at run time |
 //! | `decoder` | the forward pass, written once over a `Backend` |
-//! | `backend` | where the arithmetic happens: our kernels (CPU) or libtorch's operators (CUDA, and any CPU) |
+//! | `backend` | where it is computed: our kernels (CPU), ours and libtorch's products (GPU), libtorch's operators (any) |
 //!
 //! Rules: nothing here panics on a folder's content; a libtorch error becomes `ModelError::Step`; every tensor of a
 //! folder is either used or refused, so a model is never half right.

@@ -273,3 +273,72 @@ impl Cuda {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Wanted;
+
+    const SHAPE: Shape = Shape { heads: 2, kv_heads: 1, head_dim: 4, blocks: 8, block_size: 4 };
+
+    /// Two sequences of one row each, at positions 5 and 0.
+    fn batch() -> Batch {
+        let sequence = |row: usize, blocks: &[u32], context_len: usize| SequenceRows {
+            rows: row..row + 1,
+            blocks: blocks.to_vec(),
+            context_len,
+            adapter: None,
+            output: Wanted::LastLogits,
+        };
+        Batch {
+            token_ids: vec![70, 71],
+            positions: vec![5, 0],
+            sequences: vec![sequence(0, &[3, 6, 1], 6), sequence(1, &[2], 1)],
+            ..Batch::default()
+        }
+    }
+
+    fn integers(tensor: &Tensor) -> Vec<i32> {
+        tensor.view(-1).try_into().unwrap()
+    }
+
+    #[test]
+    fn a_recorded_step_has_rows_beyond_the_batch_that_touch_nothing() {
+        let extent = Extent { rows: 4, half: 2, queries: 4, owners: 4, table_length: 3 };
+        let rotations = Rotations { cos: vec![0.5; 4], sin: vec![0.25; 4] };
+        let packed = extent.pack(&SHAPE, &batch(), &rotations, &[(0, 0), (1, 1)]);
+        assert_eq!(packed.len(), extent.total());
+        let inputs = extent.parts(&Tensor::from_slice(&packed)).unwrap();
+        assert_eq!(integers(&inputs.ids), [70, 71, 0, 0]);
+        // Position 5 is the second slot of the second block, which is block 6.
+        assert_eq!(integers(&inputs.slots), [6 * 4 + 1, 2 * 4, -1, -1]);
+        assert_eq!(integers(&inputs.queries), [0, 1, 2, 3]);
+        assert_eq!(integers(&inputs.contexts), [6, 1, 0, 0]);
+        assert_eq!(integers(&inputs.owners), [0, 1, 0, 0]);
+        // Six positions are in two blocks: the third is not looked at yet.
+        assert_eq!(integers(&inputs.tables), [3, 6, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let angles: Vec<f32> = inputs.cosines.view(-1).try_into().unwrap();
+        assert_eq!(angles, [0.5, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn a_step_with_a_prompt_attends_row_by_row_where_there_is_no_flash_attention() {
+        let mut batch = batch();
+        batch.token_ids.insert(1, 72);
+        batch.positions.insert(1, 6);
+        batch.sequences[0] = SequenceRows { rows: 0..2, context_len: 7, ..batch.sequences[0].clone() };
+        batch.sequences[1].rows = 2..3;
+        let extent = Extent { rows: 3, half: 2, queries: 3, owners: 2, table_length: 2 };
+        let packed = extent.pack(&SHAPE, &batch, &Rotations::default(), &[(0, 0), (1, 0), (2, 1)]);
+        let inputs = extent.parts(&Tensor::from_slice(&packed)).unwrap();
+        assert_eq!(integers(&inputs.slots), [25, 26, 8]);
+        assert_eq!(integers(&inputs.contexts), [6, 7, 1]);
+        assert_eq!(integers(&inputs.owners), [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_recorded_step_takes_the_next_larger_number_of_rows() {
+        let taken = [1, 2, 3, 9, 64, 65, 256, 257].map(Step::rows_for);
+        assert_eq!(taken, [Some(1), Some(2), Some(4), Some(16), Some(64), Some(96), Some(256), None]);
+    }
+}
