@@ -24,6 +24,15 @@ QUESTIONS = [
     "How does a bicycle stay upright?",
     "Tell me a story about a fox.",
 ]
+# Admission lets all streams in: on a slow machine it would refuse what must wait longer than usual while a replica is
+# away, and here every stream is to be seen through.
+GATEWAY = """
+[drain]
+announce = "1s"
+[admission]
+min_tokens_in_flight = 24576
+max_wait = "60s"
+"""
 # For a channel to several gateways, whose addresses in a row are no authority.
 SEVERAL = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -50,7 +59,7 @@ class Replicated:
             for name in ("tokenizer", "safety", "inference")
         }
         config = folder / "gateway.toml"
-        config.write_text('[drain]\nannounce = "1s"\n' + "\n".join(map(self._section, self.services)))
+        config.write_text(GATEWAY + "\n".join(map(self._section, self.services)))
         self.services["gateway"] = [
             Service(BINARIES, "gateway", folder / f"gateway-{n}.log", config) for n in range(counts.get("gateway", 1))
         ]
