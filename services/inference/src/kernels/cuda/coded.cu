@@ -106,18 +106,18 @@ __device__ __forceinline__ void product(
     }
 }
 
-#define PRODUCT(name, rows_of_a_block)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(WARPS * WARP) name(                                                     \
+#define PRODUCT(name, threads, ...)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(threads) name(                                                          \
         scalar* out, const scalar* rows, const unsigned char* codes, const void* scales, const unsigned short* leasts,   \
         const scalar* bias, int count, int outputs, int inputs, int group, int add                                       \
     ) {                                                                                                                  \
-        product<rows_of_a_block>(out, rows, codes, scales, leasts, bias, count, outputs, inputs, group, add);      \
+        __VA_ARGS__(out, rows, codes, scales, leasts, bias, count, outputs, inputs, group, add);                         \
     }
 
-PRODUCT(product_1, 1)
-PRODUCT(product_2, 2)
-PRODUCT(product_4, 4)
-PRODUCT(product_8, 8)
+PRODUCT(product_1, WARPS * WARP, product<1>)
+PRODUCT(product_2, WARPS * WARP, product<2>)
+PRODUCT(product_4, WARPS * WARP, product<4>)
+PRODUCT(product_8, WARPS * WARP, product<8>)
 
 // Rows of coded weights as they are meant: those at `ids`, or all in their order. One block a row.
 extern "C" __global__ void decode(
@@ -231,16 +231,8 @@ __device__ __forceinline__ void product_of_many(
     }
 }
 
-#define PRODUCT_OF_MANY(name, tiles)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(MANY_WARPS * WARP) name(                                                \
-        scalar* out, const scalar* rows, const unsigned char* codes, const void* scales, const unsigned short* leasts,   \
-        const scalar* bias, int count, int outputs, int inputs, int group, int add                                       \
-    ) {                                                                                                                  \
-        product_of_many<tiles>(out, rows, codes, scales, leasts, bias, count, outputs, inputs, group, add);        \
-    }
-
-PRODUCT_OF_MANY(many_8, 1)
-PRODUCT_OF_MANY(many_16, 2)
-PRODUCT_OF_MANY(many_32, 4)
-PRODUCT_OF_MANY(many_64, 8)
+PRODUCT(many_8, MANY_WARPS * WARP, product_of_many<1>)
+PRODUCT(many_16, MANY_WARPS * WARP, product_of_many<2>)
+PRODUCT(many_32, MANY_WARPS * WARP, product_of_many<4>)
+PRODUCT(many_64, MANY_WARPS * WARP, product_of_many<8>)
 #endif

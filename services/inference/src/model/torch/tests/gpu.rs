@@ -34,8 +34,10 @@ fn on_gpu_as(folder: &Path, dtype: DtypeChoice, weights: Option<Format>) -> Opti
             assert_eq!(model.info().device, "cuda:0");
             Some(Driver::new(model))
         }
-        Err(LoadError::Device { device, .. }) => {
+        Err(LoadError::Device { device, reason }) => {
             assert_eq!(device, "cuda:0");
+            // A GPU that is there but not used is no reason to skip: kernels may not compile.
+            assert!(!tch::Cuda::is_available(), "{reason}");
             None
         }
         Err(error) => panic!("{}: {error}", folder.display()),
