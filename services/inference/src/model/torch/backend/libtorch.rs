@@ -10,6 +10,7 @@ use super::{
     Adapted, Backend, Shape,
     lowrank::{Dense, ForLibtorch},
     step,
+    tensors::{Cache, HeadNorms, Norm, Place},
 };
 use crate::model::{
     Batch, ModelError, Values,
@@ -19,8 +20,7 @@ use crate::model::{
 /// Computes with libtorch's operators.
 #[derive(Debug)]
 pub(in crate::model::torch) struct Libtorch {
-    device: Device,
-    kind: Kind,
+    place: Place,
 }
 
 /// A linear layer.
@@ -31,27 +31,6 @@ pub(in crate::model::torch) struct Matrix {
     /// `[outputs]`, in the model's type: of int8 weights.
     scales: Option<Tensor>,
     bias: Option<Tensor>,
-}
-
-/// An RMS norm.
-#[derive(Debug)]
-pub(in crate::model::torch) struct Norm {
-    weight: Tensor,
-    epsilon: f32,
-}
-
-/// Norms of each head's query and key.
-#[derive(Debug)]
-pub(in crate::model::torch) struct HeadNorms {
-    query: Norm,
-    key: Norm,
-}
-
-/// Keys and values of one layer, `[blocks * block_size, kv_heads, head_dim]` each.
-#[derive(Debug)]
-pub(in crate::model::torch) struct Cache {
-    keys: Tensor,
-    values: Tensor,
 }
 
 /// A step: where its rows go, and who looks at what.
@@ -98,25 +77,20 @@ impl Matrix {
 impl Libtorch {
     /// On `device`, with weights and cache in `kind`.
     pub(in crate::model::torch) fn new(device: Device, kind: Kind) -> Self {
-        Self { device, kind }
-    }
-
-    fn integers(&self, values: &[i64]) -> Result<Tensor, TchError> {
-        Tensor::f_from_slice(values)?.f_to_device(self.device)
-    }
-
-    fn placed(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
-        tensor.f_to_kind(self.kind)?.f_to_device(self.device)
+        Self { place: Place { device, kind } }
     }
 
     /// Codes and scales of int8 weights.
     fn int8(&self, matrix: &QuantizedMatrix) -> Result<(Tensor, Option<Tensor>), LoadError> {
         let Codes::Int8 { values, scales } = &matrix.codes else {
-            return Err(LoadError::NoKernel { format: matrix.format(), device: device::name(self.device) });
+            return Err(LoadError::NoKernel {
+                format: matrix.format(),
+                device: device::name(self.place.device),
+            });
         };
         let codes = Tensor::f_from_slice(values)?.f_view([matrix.outputs as i64, matrix.inputs as i64])?;
-        let scales = self.placed(&Tensor::f_from_slice(scales)?)?;
-        Ok((codes.f_to_device(self.device)?, Some(scales)))
+        let scales = self.place.placed(&Tensor::f_from_slice(scales)?)?;
+        Ok((codes.f_to_device(self.place.device)?, Some(scales)))
     }
 
     fn lay_out(&self, shape: &Shape, batch: &Batch, rotations: &Rotations) -> Result<Plan, TchError> {
@@ -138,11 +112,11 @@ impl Libtorch {
         let half = shape.head_dim as i64 / 2;
         let rotation = |values: &[f32]| {
             let half = Tensor::f_from_slice(values)?.f_view([-1, 1, half])?;
-            self.placed(&Tensor::f_cat(&[&half, &half], -1)?)
+            self.place.placed(&Tensor::f_cat(&[&half, &half], -1)?)
         };
         Ok(Plan {
             shape: *shape,
-            slots: self.integers(&slots)?,
+            slots: self.place.integers(&slots)?,
             cos: rotation(&rotations.cos)?,
             sin: rotation(&rotations.sin)?,
             views,
@@ -167,10 +141,10 @@ impl Libtorch {
         let sequences = indices.len() as i64;
         let mask = Tensor::f_from_slice(&mask)?.f_view([sequences, 1, -1, context as i64])?;
         Ok(View {
-            rows: self.integers(&rows)?,
+            rows: self.place.integers(&rows)?,
             sequences,
-            slots: self.integers(&slots)?,
-            mask: mask.f_to_device(self.device)?,
+            slots: self.place.integers(&slots)?,
+            mask: mask.f_to_device(self.place.device)?,
         })
     }
 }
@@ -267,35 +241,32 @@ impl Backend for Libtorch {
     type Plan<'a> = Plan;
 
     fn matrix(&mut self, weight: Weight, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
-        let bias = bias.map(|bias| self.placed(bias)).transpose()?;
+        let bias = bias.map(|bias| self.place.placed(bias)).transpose()?;
         let (weight, scales) = match weight {
-            Weight::Plain(tensor) => (self.placed(&tensor)?, None),
+            Weight::Plain(tensor) => (self.place.placed(&tensor)?, None),
             Weight::Quantized(matrix) => self.int8(&matrix)?,
         };
         Ok(Matrix { weight, scales, bias })
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
-        Ok(Norm { weight: self.placed(weight)?, epsilon })
+        Ok(self.place.norm(weight, epsilon)?)
     }
 
     fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
-        Ok(HeadNorms { query: self.norm_weight(query, epsilon)?, key: self.norm_weight(key, epsilon)? })
+        Ok(self.place.head_norms(query, key, epsilon)?)
     }
 
     fn low_rank_maker(&self) -> ForLibtorch {
-        ForLibtorch { device: self.device, kind: self.kind }
+        self.place.low_rank_maker()
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
-        2 * shape.kv_heads * shape.head_dim * self.kind.elt_size_in_bytes()
+        self.place.kv_bytes(shape)
     }
 
     fn cache(&mut self, shape: &Shape) -> Result<Cache, ModelError> {
-        let size =
-            [shape.blocks * shape.block_size, shape.kv_heads, shape.head_dim].map(|length| length as i64);
-        let zeros = || Tensor::f_zeros(size, (self.kind, self.device)).map_err(step);
-        Ok(Cache { keys: zeros()?, values: zeros()? })
+        self.place.cache(shape)
     }
 
     fn plan(&self, shape: &Shape, batch: &Batch, rotations: Rotations) -> Result<Plan, ModelError> {
@@ -304,7 +275,7 @@ impl Backend for Libtorch {
 
     fn embed(&mut self, table: &Matrix, ids: &[u32], _plan: &Plan) -> Result<Tensor, ModelError> {
         let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-        self.integers(&ids).and_then(|ids| table.rows(&ids)).map_err(step)
+        self.place.integers(&ids).and_then(|ids| table.rows(&ids)).map_err(step)
     }
 
     fn norm(&mut self, rows: &Tensor, weights: &Norm) -> Result<Tensor, ModelError> {
@@ -326,7 +297,7 @@ impl Backend for Libtorch {
         rows: &Tensor,
         adapted: &[Adapted<'_, Dense>],
     ) -> Result<(), ModelError> {
-        add_low_rank(self.device, sum, rows, adapted).map_err(step)
+        add_low_rank(self.place.device, sum, rows, adapted).map_err(step)
     }
 
     fn swiglu(&mut self, gate_up: &Tensor) -> Result<Tensor, ModelError> {
@@ -345,8 +316,7 @@ impl Backend for Libtorch {
     }
 
     fn select(&mut self, rows: &Tensor, indices: &[usize]) -> Result<Tensor, ModelError> {
-        let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
-        self.integers(&indices).and_then(|indices| rows.f_index_select(0, &indices)).map_err(step)
+        self.place.select(rows, indices)
     }
 
     fn values(&self, rows: Tensor) -> Result<Values, ModelError> {

@@ -4,6 +4,7 @@ mod cuda;
 mod kernels;
 mod libtorch;
 mod lowrank;
+mod tensors;
 
 use tch::Tensor;
 

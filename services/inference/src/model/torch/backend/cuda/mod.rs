@@ -18,6 +18,7 @@ use super::{
     libtorch::add_low_rank,
     lowrank::{Dense, ForLibtorch},
     step,
+    tensors::{Cache, HeadNorms, Norm, Place},
 };
 use crate::{
     kernels::{self, Coded, Dtype, Enter, Gpu, Heads, Linear, Mode, Ragged, flash_attention},
@@ -31,8 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::model::torch) struct Cuda {
     gpu: Gpu,
-    device: Device,
-    kind: Kind,
+    place: Place,
     /// Longest sequence of the model: how long a block table can be.
     context: usize,
     /// Rows of earlier operations, while a step is recorded: its memory must be its own.
@@ -95,27 +95,6 @@ impl Matrix {
     }
 }
 
-/// An RMS norm.
-#[derive(Debug)]
-pub(in crate::model::torch) struct Norm {
-    weight: Tensor,
-    epsilon: f32,
-}
-
-/// Norms of each head's query and key.
-#[derive(Debug)]
-pub(in crate::model::torch) struct HeadNorms {
-    query: Norm,
-    key: Norm,
-}
-
-/// Keys and values of one layer, `[blocks * block_size, kv_heads, head_dim]` each.
-#[derive(Debug)]
-pub(in crate::model::torch) struct Cache {
-    keys: Tensor,
-    values: Tensor,
-}
-
 impl Cuda {
     /// On `device`, with weights and cache in `kind`, for a model whose sequences are `context` tokens at most.
     ///
@@ -138,11 +117,9 @@ impl Cuda {
             device: device::name(device),
             reason: error.to_string(),
         };
-        Ok(Self { gpu: gpu.map_err(refused)?, device, kind, context, spare: None, steps: HashMap::new() })
-    }
-
-    fn placed(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
-        tensor.f_to_kind(self.kind)?.f_to_device(self.device)?.f_contiguous()
+        let gpu = gpu.map_err(refused)?;
+        let place = Place { device, kind };
+        Ok(Self { gpu, place, context, spare: None, steps: HashMap::new() })
     }
 
     /// Rows whose content is arbitrary.
@@ -153,8 +130,9 @@ impl Cuda {
             let fits = spare.iter().position(|tensor| tensor.size() == size)?;
             Some(spare.swap_remove(fits))
         });
-        let tensor =
-            used.map_or_else(|| Tensor::f_empty(size, (self.kind, self.device)), Ok).map_err(step)?;
+        let tensor = used
+            .map_or_else(|| Tensor::f_empty(size, (self.place.kind, self.place.device)), Ok)
+            .map_err(step)?;
         Ok(Rows { tensor, spare: self.spare.clone() })
     }
 
@@ -226,39 +204,36 @@ impl Backend for Cuda {
 
     fn matrix(&mut self, weight: Weight, bias: Option<&Tensor>) -> Result<Matrix, LoadError> {
         let weights = match weight {
-            Weight::Plain(tensor) => Weights::Plain(self.placed(&tensor)?),
+            Weight::Plain(tensor) => Weights::Plain(self.place.placed(&tensor)?),
             Weight::Quantized(matrix) => {
                 let refused = |error: kernels::GpuError| LoadError::Weights { reason: error.to_string() };
                 Weights::Coded(Coded::new(&matrix, &self.gpu).map_err(refused)?)
             }
         };
-        Ok(Matrix { weights, bias: bias.map(|bias| self.placed(bias)).transpose()? })
+        Ok(Matrix { weights, bias: bias.map(|bias| self.place.placed(bias)).transpose()? })
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
-        Ok(Norm { weight: self.placed(weight)?, epsilon })
+        Ok(self.place.norm(weight, epsilon)?)
     }
 
     fn head_norms(&self, query: &Tensor, key: &Tensor, epsilon: f32) -> Result<HeadNorms, LoadError> {
-        Ok(HeadNorms { query: self.norm_weight(query, epsilon)?, key: self.norm_weight(key, epsilon)? })
+        Ok(self.place.head_norms(query, key, epsilon)?)
     }
 
     fn low_rank_maker(&self) -> ForLibtorch {
-        ForLibtorch { device: self.device, kind: self.kind }
+        self.place.low_rank_maker()
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
-        2 * shape.kv_heads * shape.head_dim * self.kind.elt_size_in_bytes()
+        self.place.kv_bytes(shape)
     }
 
     fn cache(&mut self, shape: &Shape) -> Result<Cache, ModelError> {
         // What was recorded reads and writes the cache that was.
         self.steps.clear();
         self.gpu.enter_stream().map_err(step)?;
-        let size =
-            [shape.blocks * shape.block_size, shape.kv_heads, shape.head_dim].map(|length| length as i64);
-        let zeros = || Tensor::f_zeros(size, (self.kind, self.device)).map_err(step);
-        Ok(Cache { keys: zeros()?, values: zeros()? })
+        self.place.cache(shape)
     }
 
     fn plan(&self, shape: &Shape, batch: &Batch, rotations: Rotations) -> Result<Plan, ModelError> {
@@ -315,7 +290,7 @@ impl Backend for Cuda {
         rows: &Rows,
         adapted: &[Adapted<'_, Dense>],
     ) -> Result<(), ModelError> {
-        add_low_rank(self.device, &mut sum.tensor, &rows.tensor, adapted).map_err(step)
+        add_low_rank(self.place.device, &mut sum.tensor, &rows.tensor, adapted).map_err(step)
     }
 
     fn swiglu(&mut self, gate_up: &Rows) -> Result<Rows, ModelError> {
@@ -347,12 +322,7 @@ impl Backend for Cuda {
     }
 
     fn select(&mut self, rows: &Rows, indices: &[usize]) -> Result<Rows, ModelError> {
-        let indices: Vec<i64> = indices.iter().map(|index| *index as i64).collect();
-        let select = || {
-            let indices = Tensor::f_from_slice(&indices)?.f_to_device(self.device)?;
-            rows.tensor.f_index_select(0, &indices)
-        };
-        Ok(Rows { tensor: select().map_err(step)?, spare: None })
+        Ok(Rows { tensor: self.place.select(&rows.tensor, indices)?, spare: None })
     }
 
     fn values(&self, rows: Rows) -> Result<Values, ModelError> {

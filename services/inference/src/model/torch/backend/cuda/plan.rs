@@ -189,7 +189,8 @@ impl Cuda {
             table_length: batch.sequences.iter().map(needed).max().unwrap_or(0),
         };
         let prompts = batch.sequences.iter().filter(|sequence| by_flash(&sequence.rows)).collect::<Vec<_>>();
-        let packed = Tensor::f_empty([extent.total() as i64], (Kind::Int, self.device)).map_err(step)?;
+        let packed =
+            Tensor::f_empty([extent.total() as i64], (Kind::Int, self.place.device)).map_err(step)?;
         self.gpu.upload(&extent.pack(shape, batch, rotations, &attending), &packed).map_err(step)?;
         Ok(Plan {
             shape: *shape,
@@ -258,14 +259,14 @@ impl Cuda {
             for prompt in prompts {
                 ends.push(ends[ends.len() - 1] + length(prompt) as i32);
             }
-            Tensor::f_from_slice(&ends)?.f_to_device(self.device)
+            Tensor::f_from_slice(&ends)?.f_to_device(self.place.device)
         };
         let most = |length: &dyn Fn(&SequenceRows) -> usize| {
             prompts.iter().map(|prompt| length(prompt)).max().unwrap_or(0)
         };
         Ok(Some(Prefill {
-            rows: Tensor::f_from_slice(&rows)?.f_to_device(self.device)?,
-            slots: Tensor::f_from_slice(&slots)?.f_to_device(self.device)?,
+            rows: Tensor::f_from_slice(&rows)?.f_to_device(self.place.device)?,
+            slots: Tensor::f_from_slice(&slots)?.f_to_device(self.place.device)?,
             row_ends: ends(&|prompt| prompt.rows.len())?,
             key_ends: ends(&|prompt| prompt.context_len)?,
             most_rows: most(&|prompt| prompt.rows.len()),

@@ -47,7 +47,8 @@ impl Step {
 impl Cuda {
     /// A step that has not been recorded yet.
     pub(super) fn step(&self, extent: Extent) -> Result<Step, ModelError> {
-        let packed = Tensor::f_zeros([extent.total() as i64], (Kind::Int, self.device)).map_err(step)?;
+        let packed =
+            Tensor::f_zeros([extent.total() as i64], (Kind::Int, self.place.device)).map_err(step)?;
         Ok(Step {
             inputs: Rc::new(extent.parts(&packed).map_err(step)?),
             packed,
