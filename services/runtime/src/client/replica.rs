@@ -79,8 +79,9 @@ impl Standing {
     }
 
     fn set(&self, fitness: Fitness) -> Fitness {
+        let mut known = self.fitness();
         self.gauge.set(i64::from(fitness == Fitness::Fit));
-        std::mem::replace(&mut *self.fitness(), fitness)
+        std::mem::replace(&mut *known, fitness)
     }
 
     /// Its connection has ended. Perhaps it was restarted, and whoever answers there now has not begun to serve: until

@@ -264,10 +264,14 @@ pub(crate) async fn text(stream: &mut Streaming<DecodeStreamResponse>) -> String
     stream.message().await.unwrap().unwrap().text
 }
 
-/// The value of the line of `/metrics` that starts with `name`.
+/// The sum of the series of `/metrics` whose lines start with `name`: their order is no promise.
 pub(crate) fn metric(context: &Context, name: &str) -> f64 {
     let page = context.metrics.encode();
-    let line =
-        page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in:\n{page}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
+    let series: Vec<f64> = page
+        .lines()
+        .filter(|line| line.starts_with(name))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(!series.is_empty(), "no {name} in:\n{page}");
+    series.iter().sum()
 }
