@@ -1,7 +1,8 @@
 //! A generation as a stream of tokens, whichever replica says them.
 //!
-//! Where its replica is lost, the generation goes on at another, behind the tokens that have come. Whoever reads notices
-//! a pause and nothing else: seed, prompt and what the prompt's cache held are those of the beginning.
+//! Where its replica is lost, each of its answers that has not ended goes on at another, behind the tokens that have come.
+//! Whoever reads notices a pause and nothing else: seed, prompt and what the prompt's cache held are those of the
+//! beginning.
 
 use std::{
     pin::Pin,
@@ -9,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
-use tonic::{Status, Streaming};
+use futures::Stream;
+use tonic::Status;
 use tracing::{Instrument as _, Span};
 use weft_proto::inference::v1::{
     GenerateRequest, GenerateResponse, Resumption, Started, generate_response::Event,
@@ -20,14 +21,15 @@ use weft_runtime::{Deadline, client::Tried};
 use super::{
     failure,
     inference::{Generated, Inference, Opened, broken, our_field, read, read_token},
+    voice::{Heard, Only, Voice, begin},
 };
 use crate::{
     answer::Token,
     error::{Error, Peer},
 };
 
-/// A generation that runs: its prompt is in the cache. A stream of tokens that ends with [`Generated::End`]; dropping
-/// it cancels the generation.
+/// A generation that runs: its prompt is in the cache. A stream of tokens that ends with one [`Generated::End`] for each
+/// answer; dropping it cancels the generation.
 pub(crate) struct Generation {
     pub(crate) prompt_tokens: u32,
     /// The seed in use, also when it was drawn.
@@ -38,33 +40,33 @@ pub(crate) struct Generation {
     pub(crate) prefill: Duration,
     /// The prompt's tokens, if their log-probabilities were asked for.
     pub(crate) prompt: Vec<Token>,
-    source: Source,
-    /// What is asked of the replica that goes on, in its resumption all that was said.
+    /// Those that have something to say.
+    voices: Vec<Voice>,
+    /// The voice that is listened to first.
+    turn: usize,
+    /// What is known of each answer.
+    answers: Vec<Answer>,
+    /// What is asked of a replica that goes on, but for what was said.
     request: GenerateRequest,
     inference: Inference,
-    /// Who was asked; the last one speaks.
-    tried: Tried,
     deadline: Option<Deadline>,
     /// The field of our own API that its constraint came from.
     constraint: Option<&'static str>,
     started: Started,
-    /// How often it has gone on elsewhere.
-    resumed: u32,
-    finished: bool,
     /// The span that the generation belongs to.
     span: Span,
 }
 
-enum Source {
-    /// A replica speaks.
-    Open(Box<Streaming<GenerateResponse>>),
-    /// Another is asked to go on.
-    Reopening(BoxFuture<'static, Result<Opened, Status>>),
+#[derive(Clone, Debug, Default)]
+struct Answer {
+    /// Its tokens so far.
+    said: Vec<u32>,
+    ended: bool,
 }
 
 impl std::fmt::Debug for Generation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Generation").field("resumed", &self.resumed).finish_non_exhaustive()
+        formatter.debug_struct("Generation").field("answers", &self.answers.len()).finish_non_exhaustive()
     }
 }
 
@@ -79,25 +81,23 @@ impl Generation {
         mut request: GenerateRequest,
         (tried, deadline, constraint): (Tried, Option<Deadline>, Option<&'static str>),
     ) -> Result<Self, Error> {
-        let (started, source) = begin(opened)?;
+        let (started, messages) = begin(opened)?;
+        let answers = vec![Answer::default(); request.n.take().unwrap_or(1) as usize];
         request.sampling.get_or_insert_default().seed = Some(started.seed);
-        let adapter_fingerprint = started.adapter_fingerprint.clone();
-        request.resumption = Some(Resumption { adapter_fingerprint, ..Resumption::default() });
         Ok(Self {
             prompt_tokens: started.prompt_tokens,
             seed: started.seed,
             queued: Duration::from_micros(started.queue_micros),
             prefill: Duration::from_micros(started.prefill_micros),
             prompt: Vec::new(),
-            source,
+            voices: vec![Voice::of_all(messages, tried)],
+            turn: 0,
+            answers,
             request,
             inference,
-            tried,
             deadline,
             constraint,
             started,
-            resumed: 0,
-            finished: false,
             span: Span::current(),
         })
     }
@@ -105,10 +105,10 @@ impl Generation {
     /// Reads the log-probabilities of the prompt, which come before all tokens. Without them nothing has been said, so the loss
     /// of a replica meanwhile is the caller's.
     pub(super) async fn read_prompt(&mut self) -> Result<(), Error> {
-        let Source::Open(messages) = &mut self.source else { return Ok(()) };
+        let Some(messages) = self.voices.first_mut().and_then(Voice::messages) else { return Ok(()) };
         while self.prompt.len() < self.prompt_tokens as usize {
             match messages.message().await {
-                Err(status) => return Err(self.failed(status)),
+                Err(status) => return Err(failed(status, self.constraint)),
                 Ok(Some(GenerateResponse { event: Some(Event::PromptLogprobs(more)) })) => {
                     self.prompt.extend(more.tokens.into_iter().map(read_token));
                 }
@@ -120,73 +120,86 @@ impl Generation {
         Ok(())
     }
 
+    /// The next that any voice says, and its place among them; they are listened to in turn.
+    fn hear(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Heard)>> {
+        let count = self.voices.len();
+        if count == 0 {
+            return Poll::Ready(None);
+        }
+        for place in (0..count).map(|step| (self.turn + step) % count) {
+            if let Poll::Ready(heard) = self.voices[place].poll(cx) {
+                self.turn = place + 1;
+                return Poll::Ready(Some((place, heard)));
+            }
+        }
+        Poll::Pending
+    }
+
     /// What a message says; what it brings is kept in case another replica has to go on.
     fn take(&mut self, message: GenerateResponse) -> Result<Generated, Error> {
-        match &message.event {
-            Some(Event::Tokens(tokens)) => {
-                let said = &mut self.request.resumption.get_or_insert_default().token_ids;
-                said.extend(tokens.tokens.iter().map(|token| token.id));
+        let generated = read(message)?;
+        // Whoever reads refuses an answer that was not asked for.
+        match &generated {
+            Generated::Tokens { index, tokens } => {
+                if let Some(answer) = self.answers.get_mut(*index as usize) {
+                    answer.said.extend(tokens.iter().map(|token| token.id));
+                }
             }
-            Some(Event::Finished(_)) => self.finished = true,
-            _ => {}
-        }
-        let mut generated = read(message)?;
-        if let Generated::End { usage, .. } = &mut generated
-            && self.resumed > 0
-        {
-            // The prompt was found in the cache, or not, by the replica that began.
-            usage.cached_prompt = self.started.cached_prompt_tokens;
+            Generated::End { index, .. } => {
+                if let Some(answer) = self.answers.get_mut(*index as usize) {
+                    answer.ended = true;
+                }
+            }
         }
         Ok(generated)
     }
 
-    /// Asks another replica to go on.
+    /// Lets all answers go on elsewhere that a lost voice had not ended: where there are none, only the goodbye was lost.
     ///
     /// # Errors
-    /// None may be asked: the status is the caller's.
-    fn reopen(&mut self, status: Status) -> Result<(), Status> {
-        let Self { inference, tried, span, .. } = self;
-        // Several answers on one stream: what each has said is not one list of tokens.
-        if self.request.n.unwrap_or(1) > 1 {
-            return Err(status);
+    /// One of them may not: the status is the caller's.
+    fn replace(&mut self, lost: &Voice, status: &Status) -> Result<(), Status> {
+        for answer in lost.answers(self.answers.len() as u32) {
+            if !self.answers[answer as usize].ended {
+                let voice = self.go_on(answer, lost, status)?;
+                self.voices.push(voice);
+            }
         }
-        if !inference.resume.allows(&status, self.resumed, tried.last(), &inference.pool) {
-            return Err(status);
-        }
-        tried.forget_earlier();
-        self.resumed += 1;
-        let said = self.request.resumption.as_ref().map_or(0, |resumption| resumption.token_ids.len());
-        tracing::warn!(
-            parent: &*span,
-            said,
-            resumed = self.resumed,
-            why = status.message(),
-            "the replica of an answer is lost; it goes on at another"
-        );
-        let (inference, tried) = (inference.clone(), tried.clone());
-        let (request, deadline) = (self.request.clone(), self.deadline);
-        let reopening = async move {
-            let open = || inference.open(request.clone(), &tried, deadline);
-            inference.resume.run(status, deadline, open).await
-        };
-        self.source = Source::Reopening(reopening.instrument(self.span.clone()).boxed());
         Ok(())
     }
 
-    fn failed(&self, status: Status) -> Error {
-        failure(Peer::Inference, status, |theirs| our_field(theirs, "", self.constraint)).into()
+    /// Asks another replica to go on with an answer.
+    fn go_on(&self, answer: u32, lost: &Voice, status: &Status) -> Result<Voice, Status> {
+        let (inference, status) = (self.inference.clone(), status.clone());
+        if !inference.resume.allows(&status, lost.resumed, lost.tried.last(), &inference.pool) {
+            return Err(status);
+        }
+        let (said, resumed) = (self.answers[answer as usize].said.clone(), lost.resumed + 1);
+        tracing::warn!(
+            parent: &self.span,
+            answer,
+            said = said.len(),
+            resumed,
+            why = status.message(),
+            "the replica of an answer is lost; it goes on at another"
+        );
+        let adapter_fingerprint = self.started.adapter_fingerprint.clone();
+        let resumption = Some(Resumption { token_ids: said, index: answer, adapter_fingerprint });
+        let request = GenerateRequest { resumption, ..self.request.clone() };
+        let (tried, deadline, constraint) = (lost.tried.of_last(), self.deadline, self.constraint);
+        let asked = tried.clone();
+        let opening = async move {
+            let open = || inference.open(request.clone(), &asked, deadline);
+            let opened = inference.resume.run(status, deadline, open).await;
+            Ok(begin(opened.map_err(|status| failed(status, constraint))?)?.1)
+        };
+        let only = Only { answer, cached_prompt_tokens: self.started.cached_prompt_tokens };
+        Ok(Voice::of(only, opening.instrument(self.span.clone()), tried, resumed))
     }
 }
 
-/// A generation begins with Started.
-fn begin(opened: Opened) -> Result<(Started, Source), Error> {
-    let Opened { first, messages } = opened;
-    match first.and_then(|message| message.event) {
-        Some(Event::Started(started)) => Ok((started, Source::Open(Box::new(messages)))),
-        Some(Event::Tokens(_) | Event::Finished(_) | Event::PromptLogprobs(_)) | None => {
-            Err(broken("a generation did not begin with Started"))
-        }
-    }
+fn failed(status: Status, constraint: Option<&'static str>) -> Error {
+    failure(Peer::Inference, status, |theirs| our_field(theirs, "", constraint)).into()
 }
 
 impl Stream for Generation {
@@ -194,24 +207,26 @@ impl Stream for Generation {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        loop {
-            match &mut this.source {
-                Source::Open(messages) => match ready!(messages.poll_next_unpin(cx)) {
-                    Some(Ok(message)) => return Poll::Ready(Some(this.take(message))),
-                    // All was said, and only the goodbye was lost.
-                    Some(Err(_)) if this.finished => return Poll::Ready(None),
-                    Some(Err(status)) => {
-                        if let Err(status) = this.reopen(status) {
-                            return Poll::Ready(Some(Err(this.failed(status))));
-                        }
+        while let Some((place, heard)) = ready!(this.hear(cx)) {
+            let error = match heard {
+                Heard::Message(message) => return Poll::Ready(Some(this.take(message))),
+                Heard::End => {
+                    this.voices.swap_remove(place);
+                    continue;
+                }
+                Heard::Lost(status) => {
+                    let lost = this.voices.swap_remove(place);
+                    match this.replace(&lost, &status) {
+                        Ok(()) => continue,
+                        Err(status) => failed(status, this.constraint),
                     }
-                    None => return Poll::Ready(None),
-                },
-                Source::Reopening(opening) => match ready!(opening.poll_unpin(cx)) {
-                    Ok(opened) => this.source = begin(opened)?.1,
-                    Err(status) => return Poll::Ready(Some(Err(this.failed(status)))),
-                },
-            }
+                }
+                Heard::Failed(error) => error,
+            };
+            // Without one of its answers the whole is not what was asked for.
+            this.voices.clear();
+            return Poll::Ready(Some(Err(error)));
         }
+        Poll::Ready(None)
     }
 }

@@ -109,7 +109,7 @@ impl Inference {
             failure(Peer::Inference, of_adapter(status), |theirs| our_field(theirs, field, constraint))
         };
         let opened = self.retry.run_or(deadline, elsewhere, open).await.map_err(ours)?;
-        self.resume.begun();
+        self.resume.begun(options.n.unwrap_or(1));
         let wanted = options.prompt_logprobs.is_some();
         let mut generation = Generation::new(self.clone(), opened, message, (tried, deadline, constraint))?;
         if wanted {

@@ -2,7 +2,8 @@
 //!
 //! Map: `endpoint` (the way to a service, and how much is on it), `retry`, `hedge`, `exchange` (a call in both directions, as the
 //! pipeline uses it), `tokenizer`, `inference`, `safety` (wire types in and out end here), `balance` (which
-//! replica of inference is asked), `generation` (tokens, whichever replica says them), `resume` (when a generation goes on elsewhere).
+//! replica of inference is asked), `generation` (tokens, whichever replica says them), `voice` (a call that says one answer of it, or all), `resume`
+//! (when a generation goes on elsewhere).
 //!
 //! Rules: field names in errors are translated to those of our own API here, where both are known; a retry stands
 //! outside the stack, so that each attempt has its own span and count.
@@ -17,6 +18,7 @@ mod resume;
 pub(crate) mod retry;
 pub(crate) mod safety;
 pub(crate) mod tokenizer;
+mod voice;
 
 use std::sync::Arc;
 

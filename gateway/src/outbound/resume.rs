@@ -38,12 +38,12 @@ impl Resume {
         Self { config, budget, metrics: metrics.clone() }
     }
 
-    /// A generation has begun, and earns its part of the budget.
-    pub(super) fn begun(&self) {
-        self.budget.earn();
+    /// So many answers have begun, and each earns its part of the budget.
+    pub(super) fn begun(&self, answers: u32) {
+        (0..answers).for_each(|_| self.budget.earn());
     }
 
-    /// Whether a generation that ended with this status, and has gone on `resumed` times, may go on elsewhere.
+    /// Whether an answer that ended with this status, and has gone on `resumed` times, may go on elsewhere.
     pub(super) fn allows(&self, status: &Status, resumed: u32, lost: Option<ReplicaId>, pool: &Pool) -> bool {
         if !is_retryable(status) {
             return false;

@@ -22,11 +22,10 @@ impl Tried {
         self.lock().last().copied()
     }
 
-    /// Forgets all but the last: they may be well again.
-    pub fn forget_earlier(&self) {
-        let mut tried = self.lock();
-        let earlier = tried.len().saturating_sub(1);
-        tried.drain(..earlier);
+    /// The same for another call, of which only the last is known: the others may be well again.
+    #[must_use]
+    pub fn of_last(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.last().into_iter().collect())))
     }
 
     pub(super) fn note(&self, replica: ReplicaId) {
