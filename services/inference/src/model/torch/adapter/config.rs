@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::targets::{self, Targets};
 use crate::model::torch::{LoadError, config::read_json};
 
 /// The file.
 const FILE: &str = "adapter_config.json";
-
-/// The projections that an adapter may change.
-const PROJECTIONS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// Settings of training, of origin, or of how weights were first drawn: they change nothing once there are weights.
 const IDLE: [&str; 16] = [
@@ -55,8 +53,7 @@ pub(super) struct AdapterConfig {
     rank_stabilized: bool,
     ranks: Vec<Pattern>,
     alphas: Vec<Pattern>,
-    /// Names among [`PROJECTIONS`], in their order.
-    pub(super) targets: Vec<String>,
+    targets: Targets,
 }
 
 /// A number for the modules whose name a pattern fits.
@@ -115,6 +112,11 @@ impl AdapterConfig {
         }
         let rule = format!("must be a whole number from 1 to adapters.max_rank ({max_rank})");
         Err(LoadError::BadValue { file: self.file.clone(), key, value: rank.to_string(), rule })
+    }
+
+    /// Whether the module with this dotted name in the base model is changed.
+    pub(super) fn changes(&self, module: &str) -> bool {
+        self.targets.include(module)
     }
 
     /// Rank and scale of the products of a module, by its dotted name in the base model.
@@ -215,19 +217,11 @@ impl File {
         patterns.iter().map(read).collect()
     }
 
-    fn targets(&self) -> Result<Vec<String>, LoadError> {
+    fn targets(&self) -> Result<Targets, LoadError> {
         const KEY: &str = "target_modules";
-        const SUPPORTED: &str = "a list of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
-        let value =
-            self.keys.get(KEY).ok_or_else(|| LoadError::MissingKey { file: self.path.clone(), key: KEY })?;
-        let names = value.as_array().filter(|names| !names.is_empty());
-        let names = names.ok_or_else(|| self.unsupported(KEY, value, SUPPORTED))?;
-        let unknown = names.iter().find(|name| name.as_str().is_none_or(|name| !PROJECTIONS.contains(&name)));
-        if let Some(name) = unknown {
-            return Err(self.unsupported(KEY, name, SUPPORTED));
-        }
-        let targets = PROJECTIONS.iter().filter(|name| names.iter().any(|target| target == *name));
-        Ok(targets.map(|name| (*name).to_owned()).collect())
+        let value = self.keys.get(KEY);
+        let value = value.ok_or_else(|| LoadError::MissingKey { file: self.path.clone(), key: KEY })?;
+        Targets::read(value).map_err(|value| self.unsupported(KEY, value, targets::SUPPORTED))
     }
 
     fn unsupported(&self, key: &'static str, value: &Value, supported: &'static str) -> LoadError {

@@ -1,6 +1,7 @@
 //! From a folder to weights that a step takes.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _},
     path::Path,
 };
@@ -8,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 
-use super::{Layers, Site, config::AdapterConfig};
+use super::{Layers, Site, config::AdapterConfig, targets::PROJECTIONS};
 use crate::model::{
     AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, LoadedAdapter,
     torch::{
@@ -95,6 +96,7 @@ impl<M: LowRankMaker> AdapterLoader for Loader<M> {
             weights: Weights::open_file(path.clone()).map_err(unusable)?,
             rank: 0,
             bytes: 0,
+            changed: BTreeSet::new(),
         };
         let mut layers = Layers::with_capacity(self.widths.layers);
         for layer in 0..self.widths.layers {
@@ -107,10 +109,12 @@ impl<M: LowRankMaker> AdapterLoader for Loader<M> {
             }
             layers.push(sites);
         }
-        let Reading { config, weights, rank, bytes } = reading;
+        let Reading { weights, rank, bytes, changed, .. } = reading;
         weights.finish("the adapter that its configuration describes").map_err(unusable)?;
         let weights = AdapterWeights::new(layers);
-        Ok(LoadedAdapter { weights, rank, targets: config.targets, bytes, fingerprint })
+        let targets = PROJECTIONS.iter().filter(|name| changed.contains(*name));
+        let targets = targets.map(|name| (*name).to_owned()).collect();
+        Ok(LoadedAdapter { weights, rank, targets, bytes, fingerprint })
     }
 }
 
@@ -121,6 +125,8 @@ struct Reading {
     /// The highest so far.
     rank: usize,
     bytes: u64,
+    /// Names of projections.
+    changed: BTreeSet<&'static str>,
 }
 
 impl Reading {
@@ -134,8 +140,10 @@ impl Reading {
         let inputs = loader.widths.inputs(site);
         let (mut factors, mut outputs) = (Vec::new(), 0);
         for projection in loader.widths.projections(site) {
-            if self.config.targets.iter().any(|target| target == projection.name) {
-                factors.push(self.factors(layer, &projection, inputs, outputs)?);
+            let module = format!("model.layers.{layer}.{}.{}", projection.module, projection.name);
+            if self.config.changes(&module) {
+                factors.push(self.factors(&module, projection.outputs, inputs, outputs)?);
+                self.changed.insert(projection.name);
             }
             outputs += projection.outputs;
         }
@@ -149,17 +157,15 @@ impl Reading {
 
     fn factors(
         &mut self,
-        layer: usize,
-        projection: &Projection,
+        module: &str,
+        outputs: usize,
         inputs: usize,
         first_output: usize,
     ) -> Result<FactorTensors, LoadError> {
-        let module = format!("model.layers.{layer}.{}.{}", projection.module, projection.name);
-        let (rank, scale) = self.config.factors(&module)?;
+        let (rank, scale) = self.config.factors(module)?;
         self.rank = self.rank.max(rank);
         let down = self.finite(&format!("base_model.model.{module}.lora_A.weight"), &[rank, inputs])?;
-        let up =
-            self.finite(&format!("base_model.model.{module}.lora_B.weight"), &[projection.outputs, rank])?;
+        let up = self.finite(&format!("base_model.model.{module}.lora_B.weight"), &[outputs, rank])?;
         Ok(FactorTensors { down, up: up.f_mul_scalar(scale)?, first_output })
     }
 

@@ -5,6 +5,7 @@
 
 mod config;
 mod load;
+mod targets;
 
 pub(super) use load::{Loader, Widths};
 

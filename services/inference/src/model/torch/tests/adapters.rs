@@ -248,7 +248,8 @@ fn what_is_not_served_is_refused_by_file_key_and_rule() {
             json!(["q_proj", "lm_head"]),
             "target_modules = lm_head is not supported (a list of q_proj, ",
         ),
-        ("target_modules", json!("all-linear"), "target_modules = all-linear is not supported (a list of "),
+        ("target_modules", json!("(?!q)_proj"), "target_modules = (?!q)_proj is not supported (a list of "),
+        ("target_modules", json!(7), "target_modules = 7 is not supported (a list of "),
         ("init_lora_weights", json!("pissa"), "init_lora_weights = pissa is not supported"),
         ("layers_to_transform", json!([1]), "layers_to_transform = [1] is not supported"),
         ("a_setting_of_tomorrow", json!({"x": 1}), "a_setting_of_tomorrow = {\"x\":1} is not supported"),
@@ -281,6 +282,12 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
     let text = refusal(with_setting("target_modules", json!(["q_proj", "v_proj", "o_proj"])).path());
     assert!(text.ends_with("self_attn.o_proj.lora_A.weight is missing"), "{text}");
     let text = refusal(with_setting("target_modules", json!(["q_proj"])).path());
+    assert!(text.ends_with("has no place in the adapter that its configuration describes"), "{text}");
+    // PEFT's short name for all of them.
+    let text = refusal(with_setting("target_modules", json!("all-linear")).path());
+    assert!(text.ends_with("self_attn.k_proj.lora_A.weight is missing"), "{text}");
+    // One that fits the names but not from their beginning fits nothing, so nothing of the file has a place.
+    let text = refusal(with_setting("target_modules", json!("[qv]_proj")).path());
     assert!(text.ends_with("has no place in the adapter that its configuration describes"), "{text}");
     let folder = folder("llama3-r4-qv");
     let file = folder.path().join("adapter_model.safetensors");
@@ -322,6 +329,21 @@ fn an_adapter_larger_than_its_bound_is_refused_with_both_sizes() {
     let text = refusal_within(folder.path(), AdapterBounds { max_bytes: 1000, ..BOUNDS });
     let expected = format!("adapter_model.safetensors takes {bytes} bytes; 1000 bytes are left for adapters");
     assert_eq!(text, expected);
+}
+
+#[test]
+fn an_expression_names_the_modules_that_it_fits() {
+    let mut driver = served(repository(BASE), DtypeChoice::F32);
+    let folder = with_setting("target_modules", json!(r".*\.layers\.\d+\.self_attn\.[qv]_proj"));
+    let expressed = loader(&driver).load(folder.path(), &BOUNDS).unwrap();
+    assert_eq!(expressed.targets, ["q_proj", "v_proj"]);
+    let listed = adapter(&driver, "llama3-r4-qv");
+    let logits = [expressed, listed]
+        .map(|adapter| driver.prefill(&mut through(&[7, 8, 9], Some(&adapter.weights)), usize::MAX));
+    assert_eq!(logits[0], logits[1]);
+    // Of one layer alone: the file's other tensors are left over.
+    let text = refusal(with_setting("target_modules", json!(r".*\.0\.self_attn\.[qv]_proj")).path());
+    assert!(text.ends_with("has no place in the adapter that its configuration describes"), "{text}");
 }
 
 #[test]
