@@ -1,10 +1,10 @@
 //! How fast a model folder steps on this machine, without scheduler, sampler or wire:
 //!
 //! ```text
-//! cargo run --release -p weft-inference --example step_speed -- models/smollm2-135m-instruct [auto|f32|bf16|f16] [threads]
+//! cargo run --release -p weft-inference --example step_speed -- models/smollm2-135m-instruct [auto|f32|bf16|f16] [threads] [context]
 //! ```
 //!
-//! Decode steps are at about 160 tokens of context; each figure is the median of its runs.
+//! Decode steps are at about 160 tokens of context, or at as many as told; each figure is the median of its runs.
 
 use std::{
     error::Error,
@@ -21,9 +21,6 @@ use weft_inference::model::{
 /// Positions of a block.
 const BLOCK: usize = 32;
 
-/// Blocks of one sequence: room for a prompt and the steps after it.
-const BLOCKS: usize = 20;
-
 /// Rows of the decode steps.
 const ROWS: [usize; 4] = [1, 8, 32, 64];
 
@@ -33,13 +30,17 @@ const MOST: usize = ROWS[ROWS.len() - 1];
 /// Tokens in the cache before decode steps are timed.
 const CONTEXT: usize = 144;
 
+/// Tokens of the prompt that is timed.
+const PROMPT: usize = 512;
+
 /// Timed decode steps.
 const STEPS: usize = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder =
-        arguments.next().ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16|int8|int4-g32|…] [THREADS]")?;
+    let folder = arguments
+        .next()
+        .ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16|int8|int4-g32|…] [THREADS] [CONTEXT]")?;
     let (dtype, weights) = match arguments.next().as_deref() {
         None | Some("auto") => (DtypeChoice::Auto, None),
         Some("f32") => (DtypeChoice::F32, None),
@@ -48,12 +49,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(format) => (DtypeChoice::Auto, Some(format.parse()?)),
     };
     let threads = arguments.next().map_or(Ok(0), |threads| threads.parse())?;
+    let context = arguments.next().map_or(Ok(CONTEXT), |context| context.parse())?;
+    let blocks = (context + STEPS).max(PROMPT).div_ceil(BLOCK);
     let start = Instant::now();
     let mut model =
         load(&TorchConfig { folder: folder.into(), dtype, weights, device: DeviceChoice::Auto, threads })?;
-    model.allocate_cache(MOST * BLOCKS, BLOCK)?;
+    model.allocate_cache(MOST * blocks, BLOCK)?;
+    let mut steps = Steps { model: &mut *model, blocks, context };
     let mut out = io::stdout().lock();
-    let info = model.info();
+    let info = steps.model.info();
     writeln!(
         out,
         "{} {} on {}, loaded in {:.2?}",
@@ -63,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         start.elapsed()
     )?;
     for rows in ROWS {
-        let step = decode(&mut *model, rows)?.as_secs_f64();
+        let step = steps.decode(rows)?.as_secs_f64();
         writeln!(
             out,
             "decode {rows:>3} rows: {:>8.1} steps/s {:>8.1} tokens/s",
@@ -71,57 +75,71 @@ fn main() -> Result<(), Box<dyn Error>> {
             rows as f64 / step
         )?;
     }
-    let prefill = prefill(&mut *model, 512)?.as_secs_f64();
-    writeln!(out, "prefill 512 tokens: {:>6.1} ms  {:>8.1} tokens/s", 1e3 * prefill, 512.0 / prefill)?;
+    let prefill = steps.prefill()?.as_secs_f64();
+    let (ms, speed) = (1e3 * prefill, PROMPT as f64 / prefill);
+    writeln!(out, "prefill {PROMPT} tokens: {ms:>6.1} ms  {speed:>8.1} tokens/s")?;
     Ok(())
 }
 
-/// Median time of a step of `rows` sequences.
-fn decode(model: &mut dyn Model, rows: usize) -> Result<Duration, Box<dyn Error>> {
-    for sequence in 0..rows {
-        model.forward(&batch(&[sequence], 0..CONTEXT))?;
-    }
-    let sequences: Vec<usize> = (0..rows).collect();
-    let mut times = Vec::new();
-    for position in CONTEXT..CONTEXT + STEPS {
-        let batch = batch(&sequences, position..position + 1);
-        let start = Instant::now();
-        model.forward(&batch)?;
-        times.push(start.elapsed());
-    }
-    Ok(median(times))
+/// Takes steps of a model.
+struct Steps<'a> {
+    model: &'a mut dyn Model,
+    /// Of each sequence: room for a prompt and the steps after it.
+    blocks: usize,
+    /// Tokens in the cache before decode steps are timed.
+    context: usize,
 }
 
-/// Median time of a prompt of `tokens`.
-fn prefill(model: &mut dyn Model, tokens: usize) -> Result<Duration, Box<dyn Error>> {
-    let mut times = Vec::new();
-    for _ in 0..5 {
-        let batch = batch(&[0], 0..tokens);
-        let start = Instant::now();
-        model.forward(&batch)?;
-        times.push(start.elapsed());
+impl Steps<'_> {
+    /// Median time of a step of `rows` sequences.
+    fn decode(&mut self, rows: usize) -> Result<Duration, Box<dyn Error>> {
+        for sequence in 0..rows {
+            for from in (0..self.context).step_by(PROMPT) {
+                self.model.forward(&self.batch(&[sequence], from..self.context.min(from + PROMPT)))?;
+            }
+        }
+        let sequences: Vec<usize> = (0..rows).collect();
+        let mut times = Vec::new();
+        for position in self.context..self.context + STEPS {
+            let batch = self.batch(&sequences, position..position + 1);
+            let start = Instant::now();
+            self.model.forward(&batch)?;
+            times.push(start.elapsed());
+        }
+        Ok(median(times))
     }
-    Ok(median(times))
-}
 
-/// The same positions of some sequences, each of which wants logits.
-fn batch(sequences: &[usize], positions: std::ops::Range<usize>) -> Batch {
-    let mut batch = Batch::default();
-    for sequence in sequences {
-        let first = batch.token_ids.len();
+    /// Median time of a prompt.
+    fn prefill(&mut self) -> Result<Duration, Box<dyn Error>> {
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let batch = self.batch(&[0], 0..PROMPT);
+            let start = Instant::now();
+            self.model.forward(&batch)?;
+            times.push(start.elapsed());
+        }
+        Ok(median(times))
+    }
+
+    /// The same positions of some sequences, each of which wants logits.
+    fn batch(&self, sequences: &[usize], positions: std::ops::Range<usize>) -> Batch {
+        let mut batch = Batch::default();
+        for sequence in sequences {
+            let first = batch.token_ids.len();
+            batch
+                .token_ids
+                .extend(positions.clone().map(|position| ((position * 31 + sequence * 17) % 100) as u32));
+            batch.positions.extend(positions.clone().map(|position| position as u32));
+            batch.sequences.push(SequenceRows {
+                rows: first..batch.token_ids.len(),
+                blocks: (0..self.blocks).map(|block| (block * MOST + sequence) as u32).collect(),
+                context_len: positions.end,
+                adapter: None,
+                output: Wanted::LastLogits,
+            });
+        }
         batch
-            .token_ids
-            .extend(positions.clone().map(|position| ((position * 31 + sequence * 17) % 100) as u32));
-        batch.positions.extend(positions.clone().map(|position| position as u32));
-        batch.sequences.push(SequenceRows {
-            rows: first..batch.token_ids.len(),
-            blocks: (0..BLOCKS).map(|block| (block * MOST + sequence) as u32).collect(),
-            context_len: positions.end,
-            adapter: None,
-            output: Wanted::LastLogits,
-        });
     }
-    batch
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

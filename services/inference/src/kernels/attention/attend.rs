@@ -1,6 +1,10 @@
 //! The queries of some rows look at all positions up to their own.
 
-use super::{Plan, plan::Item};
+use super::{
+    Plan,
+    plan::Item,
+    shares::{Shares, Sums, share_blocks, span_blocks},
+};
 use crate::kernels::{
     cache::{Element, Pages},
     factor::{Factor, narrow},
@@ -16,15 +20,14 @@ pub(super) struct Attend<'a, T> {
     pub(super) qkv: &'a [f32],
     pub(super) pages: &'a Pages<T>,
     pub(super) plan: &'a Plan<'a>,
+    /// Of each item whose context several threads share, what they have found.
+    pub(super) split: &'a [Shares],
     /// `[rows, heads * head_dim]`
     pub(super) output: SharedMut<f32>,
 }
 
-/// Positions whose scores are softened at once: sums are rescaled that seldom. Whole blocks, counted from position 0, so
-/// that the order of all sums depends on positions only.
-const SPAN: usize = 128;
-
-/// The softmax so far, of each query.
+/// The softmax so far, of each query. Blocks are taken by spans and shares that are counted from position 0, so that the
+/// order of all sums depends on positions only.
 struct Progress<F> {
     /// `[queries, head_dim]`
     queries: Vec<F>,
@@ -32,12 +35,8 @@ struct Progress<F> {
     scores: Vec<f32>,
     /// As `scores`: their exponentials.
     weights: Vec<F>,
-    /// `[queries, value_width]`: values weighted by exponentials.
-    sums: Vec<f32>,
-    /// Sum of exponentials.
-    totals: Vec<f32>,
-    /// Largest score.
-    largest: Vec<f32>,
+    /// Over the share at hand.
+    sums: Sums,
     /// What the sums so far shrink by because a larger score appeared.
     shrink: Vec<f32>,
 }
@@ -60,20 +59,21 @@ impl<T: Element> Kernel for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         // SAFETY: the instructions are present, by the caller's promise.
-        let mut progress = unsafe { self.begin::<L>() };
-        let blocks = self.position(self.item.rows.end - 1) / self.plan.geometry.block_size + 1;
-        let mut span = Vec::with_capacity(self.span_blocks());
-        for first in (0..blocks).step_by(self.span_blocks()) {
-            span.clear();
-            span.extend((first..blocks.min(first + self.span_blocks())).map(|number| self.block(number)));
-            // SAFETY: as above; the plan has checked the blocks.
-            unsafe {
-                self.score_all::<L>(&span, &mut progress);
-                self.soften_all::<L>(&span, &mut progress);
-                self.gather_all::<L>(&span, &mut progress);
+        unsafe {
+            let mut progress = self.begin::<L>();
+            if let Some(part) = self.item.part {
+                let sums = self.look::<L>(part.share, &mut progress);
+                let all = self.split[part.of].bring::<L>(part.share, sums);
+                all.iter().for_each(|all| self.finish(all));
+                return;
             }
+            let mut all = self.look::<L>(0, &mut progress);
+            let shares = self.blocks().div_ceil(share_blocks(self.plan.geometry.block_size));
+            for share in 1..shares {
+                all.add::<L>(&self.look::<L>(share, &mut progress));
+            }
+            self.finish(&all);
         }
-        self.finish(&progress);
     }
 }
 
@@ -101,15 +101,38 @@ impl<T: Element> Attend<'_, T> {
             queries: narrowed,
             scores: vec![0.0; queries * self.span_slots()],
             weights: vec![T::Factor::default(); queries * self.span_slots()],
-            sums: vec![0.0; queries * geometry.value_width()],
-            totals: vec![0.0; queries],
-            largest: vec![f32::NEG_INFINITY; queries],
+            sums: Sums::default(),
             shrink: vec![0.0; queries],
         }
     }
 
+    /// Goes through one share of the context.
+    #[inline(always)]
+    unsafe fn look<L: Lanes>(&self, share: usize, progress: &mut Progress<T::Factor>) -> Sums {
+        let blocks = share_blocks(self.plan.geometry.block_size);
+        let end = self.blocks().min((share + 1) * blocks);
+        progress.sums = Sums::new(self.queries(), self.plan.geometry.value_width());
+        let mut span = Vec::with_capacity(self.span_blocks());
+        for first in (share * blocks..end).step_by(self.span_blocks()) {
+            span.clear();
+            span.extend((first..end.min(first + self.span_blocks())).map(|number| self.block(number)));
+            // SAFETY: passed on to the caller; the plan has checked the blocks.
+            unsafe {
+                self.score_all::<L>(&span, progress);
+                self.soften_all::<L>(&span, progress);
+                self.gather_all::<L>(&span, progress);
+            }
+        }
+        std::mem::take(&mut progress.sums)
+    }
+
+    /// Blocks that at least one query may see.
+    fn blocks(&self) -> usize {
+        self.position(self.item.rows.end - 1) / self.plan.geometry.block_size + 1
+    }
+
     fn span_blocks(&self) -> usize {
-        (SPAN / self.plan.geometry.block_size).max(1)
+        span_blocks(self.plan.geometry.block_size)
     }
 
     fn span_slots(&self) -> usize {
@@ -226,7 +249,7 @@ impl<T: Element> Attend<'_, T> {
             let seen = |block: &Block| (position + 1).saturating_sub(block.start).min(block.visible);
             let scores = &progress.scores[query * slots..][..slots];
             let weights = &mut progress.weights[query * slots..][..slots];
-            let before = progress.largest[query];
+            let before = progress.sums.largest[query];
             // SAFETY: passed on to the caller.
             unsafe {
                 let largest = span.iter().fold(before, |so_far, block| {
@@ -240,9 +263,10 @@ impl<T: Element> Attend<'_, T> {
                     total = total.add(exponentials::<L, _>(scores, weights, seen(block), largest));
                 }
                 let shrink = exp(L::splat(before - largest)).first(1, 0.0).sum();
-                progress.totals[query] = progress.totals[query] * shrink + total.sum();
+                let sums = &mut progress.sums;
+                sums.totals[query] = sums.totals[query] * shrink + total.sum();
+                sums.largest[query] = largest;
                 progress.shrink[query] = shrink;
-                progress.largest[query] = largest;
             }
         }
     }
@@ -296,7 +320,7 @@ impl<T: Element> Attend<'_, T> {
         let width = self.plan.geometry.value_width();
         // SAFETY: sums are within their buffer.
         unsafe {
-            let target = progress.sums.as_mut_ptr().add(query * width + dim);
+            let target = progress.sums.values.as_mut_ptr().add(query * width + dim);
             let mut sums = [[L::splat(0.0); V]; N];
             for (n, sums) in sums.iter_mut().enumerate() {
                 let shrink = L::splat(progress.shrink[query + n]);
@@ -349,18 +373,19 @@ impl<T: Element> Attend<'_, T> {
         }
     }
 
-    fn finish(&self, progress: &Progress<T::Factor>) {
+    fn finish(&self, all: &Sums) {
         let geometry = &self.plan.geometry;
         let (dim, group) = (geometry.head_dim, geometry.group());
         for query in 0..self.queries() {
             let row = self.item.rows.start + query / group;
             let head = self.item.kv_head * group + query % group;
-            // SAFETY: within the output, and this row's head belongs to this item only.
+            // SAFETY: within the output, and this row's head belongs to this item only, or to those that share its
+            // context, of which one finishes.
             let target = unsafe {
                 std::slice::from_raw_parts_mut(self.output.at((row * geometry.heads + head) * dim), dim)
             };
-            let sums = &progress.sums[query * geometry.value_width()..][..dim];
-            let scale = 1.0 / progress.totals[query];
+            let sums = &all.values[query * geometry.value_width()..][..dim];
+            let scale = 1.0 / all.totals[query];
             target.iter_mut().zip(sums).for_each(|(target, sum)| *target = sum * scale);
         }
     }

@@ -1,12 +1,13 @@
 //! Attention straight from the blocks of the cache, for decode and for chunks of prompts alike.
 //!
 //! Two passes over a step's rows: `enter` rotates queries and keys and writes keys and values to the cache; `attend` lets
-//! each query look at all positions up to its own. The softmax runs block by block along absolute positions, so a row's
-//! result does not depend on the chunk it came in.
+//! each query look at all positions up to its own. The softmax runs block by block along absolute positions, and a long
+//! context is looked at in `shares`, so a row's result depends neither on the chunk it came in nor on the threads.
 
 mod attend;
 mod enter;
 mod plan;
+mod shares;
 
 pub(crate) use plan::{Plan, Sequence};
 
@@ -88,8 +89,10 @@ impl Cpu {
         });
         let output = SharedMut::new(output);
         let (qkv, pages) = (&*qkv, &*pages);
+        let split: Vec<_> = plan.split.iter().map(|count| shares::Shares::new(*count)).collect();
         self.pool.run(plan.items.len(), &|item| {
-            isa.run(attend::Attend { item: &plan.items[item], qkv, pages, plan, output });
+            let item = &plan.items[item];
+            isa.run(attend::Attend { item, qkv, pages, plan, split: &split, output });
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::shares::share_blocks;
 use crate::kernels::cache::Geometry;
 
 /// Queries of one item of work: enough to reuse each key a few times from registers and cache.
@@ -16,6 +17,8 @@ pub(crate) struct Plan<'a> {
     pub(super) slots: Vec<(usize, usize)>,
     pub(super) sequences: Vec<Sequence<'a>>,
     pub(super) items: Vec<Item>,
+    /// Of each row and key and value head whose context is split: into how many shares.
+    pub(super) split: Vec<usize>,
     /// `[rows, head_dim / 2]`
     pub(super) cos: Vec<f32>,
     /// `[rows, head_dim / 2]`
@@ -37,6 +40,16 @@ pub(super) struct Item {
     pub(super) sequence: usize,
     pub(super) kv_head: usize,
     pub(super) rows: Range<usize>,
+    /// The part of the context that it looks at, where that is not all.
+    pub(super) part: Option<Part>,
+}
+
+/// One share of a context.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Index in [`Plan::split`].
+    pub(super) of: usize,
+    pub(super) share: usize,
 }
 
 /// What can be wrong with a step's rows.
@@ -97,8 +110,8 @@ impl<'a> Plan<'a> {
             cos.len() == rotations && sin.len() == rotations,
             "a rotation for each row and pair of dimensions"
         );
-        let mut plan =
-            Self { geometry, positions, slots: Vec::new(), sequences, items: Vec::new(), cos, sin };
+        let (slots, items, split) = (Vec::new(), Vec::new(), Vec::new());
+        let mut plan = Self { geometry, positions, slots, sequences, items, split, cos, sin };
         let mut next = 0;
         for index in 0..plan.sequences.len() {
             let rows = plan.sequences[index].rows.clone();
@@ -153,12 +166,29 @@ impl<'a> Plan<'a> {
         let height = (ITEM_QUERIES / self.geometry.group()).max(1);
         for from in rows.clone().step_by(height) {
             let tile = from..rows.end.min(from + height);
-            self.items.extend((0..self.geometry.kv_heads).map(|kv_head| Item {
-                sequence: index,
-                kv_head,
-                rows: tile.clone(),
-            }));
+            for kv_head in 0..self.geometry.kv_heads {
+                self.share_tile(index, kv_head, tile.clone());
+            }
         }
+    }
+
+    /// A single row looks at its context in shares: there may be few rows, and then more threads than heads.
+    fn share_tile(&mut self, sequence: usize, kv_head: usize, rows: Range<usize>) {
+        let size = self.geometry.block_size;
+        let blocks = self.positions[rows.start] as usize / size + 1;
+        let shares = if rows.len() == 1 { blocks.div_ceil(share_blocks(size)) } else { 1 };
+        if shares == 1 {
+            self.items.push(Item { sequence, kv_head, rows, part: None });
+            return;
+        }
+        let of = self.split.len();
+        self.split.push(shares);
+        self.items.extend((0..shares).map(|share| Item {
+            sequence,
+            kv_head,
+            rows: rows.clone(),
+            part: Some(Part { of, share }),
+        }));
     }
 
     /// Threads write the slots at the same time, so each must be one row's own.

@@ -7,8 +7,8 @@ use crate::kernels::{Cpu, Dtype, Geometry, HeadNorms, Layer, LayerCache, Plan, S
 const GEOMETRIES: &[Geometry] = &[
     Geometry { heads: 9, kv_heads: 3, head_dim: 64, blocks: 64, block_size: 16 },
     Geometry { heads: 4, kv_heads: 2, head_dim: 16, blocks: 64, block_size: 32 },
-    Geometry { heads: 7, kv_heads: 1, head_dim: 80, blocks: 64, block_size: 8 },
-    Geometry { heads: 2, kv_heads: 2, head_dim: 20, blocks: 256, block_size: 3 },
+    Geometry { heads: 7, kv_heads: 1, head_dim: 80, blocks: 128, block_size: 8 },
+    Geometry { heads: 2, kv_heads: 2, head_dim: 20, blocks: 512, block_size: 3 },
     Geometry { heads: 32, kv_heads: 2, head_dim: 6, blocks: 64, block_size: 64 },
 ];
 
@@ -24,7 +24,8 @@ struct Case {
 fn cases(geometry: &Geometry) -> Vec<Case> {
     let width = (geometry.heads + 2 * geometry.kv_heads) * geometry.head_dim;
     let mut free = (0..geometry.blocks).map(|block| (block * 7 % geometry.blocks) as u32);
-    [(1, 1), (40, 1), (17, 17), (37, 20), (3, 2), (23, 1), (150, 21)]
+    // The last two reach into a second share of their context, one of them in the middle of its rows.
+    [(1, 1), (40, 1), (17, 17), (37, 20), (3, 2), (23, 1), (150, 21), (300, 1), (270, 25)]
         .into_iter()
         .enumerate()
         .map(|(seed, (length, rows))| Case {
