@@ -33,6 +33,11 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    #[cfg(all(test, feature = "torch"))]
+    pub(super) fn on(vector: super::vector::Vector) -> Self {
+        Self { weights: Weights::on(vector), ..Self::default() }
+    }
+
     /// Chooses a token. `draw` is asked for a number in `[0, 1)` unless the choice is greedy.
     pub(super) fn token(
         &mut self,

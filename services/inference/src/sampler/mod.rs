@@ -134,6 +134,13 @@ impl Sampler {
         Ok(Choice { token, logprobs })
     }
 
+    /// One that uses these instructions.
+    #[cfg(all(test, feature = "torch"))]
+    fn on(vector: vector::Vector) -> Self {
+        let scratch = Scratch::on(vector);
+        Self { survey: Survey::on(vector), edited: Survey::on(vector), scratch, ..Self::default() }
+    }
+
     fn token(
         &mut self,
         logits: &mut [f32],

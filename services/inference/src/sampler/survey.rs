@@ -16,6 +16,11 @@ pub(super) struct Survey {
 }
 
 impl Survey {
+    #[cfg(all(test, feature = "torch"))]
+    pub(super) fn on(vector: Vector) -> Self {
+        Self { vector, ..Self::default() }
+    }
+
     /// Looks at all logits. Answers `false` if one is not a number, or is +inf.
     pub(super) fn take(&mut self, logits: &[f32]) -> bool {
         let mut usable = [1u32; LANES];

@@ -338,6 +338,38 @@ proptest! {
     }
 }
 
+#[cfg(feature = "torch")]
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// An answer that goes on at a replica with another processor goes on with the same tokens.
+    #[test]
+    fn all_instruction_sets_choose_the_same_tokens_with_the_same_log_probabilities(
+        logits in prop::collection::vec(-12.0f32..12.0, 1..3000),
+        (temperature, top_p, top_k, min_p) in (0.0f32..2.0, 0.1f32..=1.0, 0usize..400, 0.0f32..0.2),
+        seed in any::<u64>(),
+    ) {
+        let params = SamplingParams { temperature, top_p, top_k, min_p, seed, ..params() };
+        let top = logits.len().min(5);
+        let bits = |choice: Choice| {
+            let logprobs = choice.logprobs.unwrap();
+            let top: Vec<_> = logprobs.top.iter().map(|(id, logprob)| (*id, logprob.to_bits())).collect();
+            (choice.token, logprobs.chosen.to_bits(), top)
+        };
+        let choose = |vector| {
+            let (mut sampler, mut logits) = (Sampler::on(vector), logits.clone());
+            let mut chooser = Chooser::new(params.clone(), Some(top), &[]);
+            let mut next = |position| sampler.choose(&mut logits, &mut chooser, Allowed::default(), position);
+            (0..20).map(|position| bits(next(position).unwrap())).collect::<Vec<_>>()
+        };
+        let mut choices = vector::Vector::available().into_iter().map(choose);
+        let first = choices.next().unwrap();
+        for other in choices {
+            prop_assert_eq!(&other, &first);
+        }
+    }
+}
+
 /// A mask of these ids.
 fn mask(ids: &[u32]) -> Mask {
     let mut words = vec![0u32; 4];

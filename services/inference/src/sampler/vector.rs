@@ -29,6 +29,14 @@ impl Default for Vector {
     }
 }
 
+#[cfg(all(test, feature = "torch"))]
+impl Vector {
+    /// Each that this machine has.
+    pub(super) fn available() -> Vec<Self> {
+        crate::kernels::Isa::available().into_iter().map(|isa| Self { isa }).collect()
+    }
+}
+
 impl Vector {
     /// Runs loops with these instructions.
     #[cfg(feature = "torch")]

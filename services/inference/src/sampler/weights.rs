@@ -18,6 +18,11 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    #[cfg(all(test, feature = "torch"))]
+    pub(super) fn on(vector: Vector) -> Self {
+        Self { vector, ..Self::default() }
+    }
+
     /// Computes all weights.
     pub(super) fn fill(&mut self, logits: &[f32], highest: f32, temperature: f32) {
         let Self { each, chunk_sums, vector, .. } = self;
