@@ -17,6 +17,7 @@ from weft.inference.v1.inference_pb2_grpc import InferenceServiceStub  # noqa: E
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full` makes tests that take a number of rounds take many."""
     parser.addoption("--full", action="store_true", help="many rounds where a few are the rule")
+    parser.addoption("--dtype", default="f32", help="the type of the model's weights where replicas are lost")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """`kill -9` of a replica of inference under streams: none fails, and each says what it says undisturbed.
 
-`pytest test_resume.py --full` kills 20 times under 64 streams; without it, it is a few of each.
+`pytest test_resume.py --full` kills 20 times under 64 streams; without it, it is a few of each. In f32 each answer must
+equal the undisturbed one; with `--dtype bf16` those that do not are counted.
 """
 
 import time
@@ -14,8 +15,8 @@ from replicated import Load, Replicated, metric, undisturbed
 
 
 @pytest.fixture
-def replicated(tmp_path: Path) -> Iterator[Replicated]:
-    with Replicated(tmp_path, inference=2) as replicated:
+def replicated(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Replicated]:
+    with Replicated(tmp_path, dtype=pytestconfig.getoption("dtype"), inference=2) as replicated:
         yield replicated
 
 
@@ -24,7 +25,8 @@ def test_no_stream_is_lost_with_a_replica(
 ) -> None:
     kills, streams = (20, 64) if pytestconfig.getoption("full") else (3, 12)
     expected, hit = undisturbed(replicated.target), []
-    with Load(replicated.target, streams, expected) as load:
+    exact = pytestconfig.getoption("dtype") == "f32"
+    with Load(replicated.target, streams, expected, exact=exact) as load:
         for kill in range(kills):
             victim = replicated.services["inference"][kill % 2]
             eventually(
@@ -43,3 +45,5 @@ def test_no_stream_is_lost_with_a_replica(
     assert resumed >= kills, "streams were hit"
     with capsys.disabled():
         print(f"\n{load.answered} answers on {streams} streams, {kills} kills that hit {sum(hit)}, {resumed} resumed")
+        if not exact:
+            print(f"{load.answered - len(load.different)} of them equal the undisturbed ones")
