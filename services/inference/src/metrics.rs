@@ -15,6 +15,7 @@ use prometheus_client::{
 };
 use weft_runtime::metrics::Metrics;
 
+use crate::model::DeviceMemory;
 pub use prefix::PrefixMetrics;
 
 /// A label and its value.
@@ -22,6 +23,9 @@ type Label = [(&'static str, &'static str); 1];
 
 /// The labels of how the cache is cut.
 type Shape = [(&'static str, String); 2];
+
+/// Which device.
+type Device = [(&'static str, String); 1];
 
 /// A part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +133,8 @@ pub struct EngineMetrics {
     sample: Histogram,
     ended: Family<Label, Counter>,
     cache_shape: Family<Shape, Gauge>,
+    device_used: Family<Device, Gauge>,
+    device_total: Family<Device, Gauge>,
 }
 
 /// From 0.1 ms, doubling, to 3.3 s: parts of a step.
@@ -174,6 +180,8 @@ impl EngineMetrics {
             sample: part("sample"),
             ended: Family::default(),
             cache_shape: Family::default(),
+            device_used: Family::default(),
+            device_total: Family::default(),
         };
         registry.register("weft_step_seconds", "How long each part of a step took", parts);
         registry.register("weft_tokens", "Tokens prefilled and generated", tokens);
@@ -204,6 +212,10 @@ impl EngineMetrics {
             self.preemptions.clone(),
         );
         registry.register("weft_requests_ended", "Requests by how they ended", self.ended.clone());
+        let help = "Memory of the GPU that is in use, by whoever";
+        registry.register("weft_device_memory_used_bytes", help, self.device_used.clone());
+        let help = "Memory of the GPU";
+        registry.register("weft_device_memory_total_bytes", help, self.device_total.clone());
     }
 
     /// The names by which the Gateway API Inference Extension's endpoint picker knows these gauges: those of vLLM.
@@ -222,6 +234,13 @@ impl EngineMetrics {
         self.blocks_total.set(blocks as i64);
         let labels = [("block_size", block_size.to_string()), ("num_gpu_blocks", blocks.to_string())];
         self.cache_shape.get_or_create(&labels).set(1);
+    }
+
+    /// Says how much of a device's memory is in use.
+    pub fn device_memory_is(&self, device: &str, memory: DeviceMemory) {
+        let labels = [("device", device.to_owned())];
+        self.device_used.get_or_create(&labels).set(memory.total.saturating_sub(memory.free) as i64);
+        self.device_total.get_or_create(&labels).set(memory.total as i64);
     }
 
     /// Notes how long a part of a step took.

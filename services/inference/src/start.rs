@@ -87,6 +87,7 @@ fn plan(config: &Config, context: &Context) -> Plan {
         limits: config.scheduler.step_limits(),
         prices: config.scheduler.prices(),
         pacing: config.scheduler.pacing(),
+        threads: config.model.threads,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),

@@ -9,7 +9,9 @@ use tokio::{
 use weft_runtime::{BoxError, Failure, health::Condition};
 
 use super::{
-    Engine, forward,
+    Engine,
+    choices::Choices,
+    forward,
     inbox::Inbox,
     sharing::Sharing,
     status::{EngineStatus, Reporter},
@@ -20,7 +22,6 @@ use crate::{
     kv_cache::BlockPool,
     metrics::EngineMetrics,
     model::{AdapterLoader, Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
-    sampler::Sampler,
     scheduler::{Pacing, Prices, Scheduler, StepLimits},
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) prices: Prices,
     /// How steps are bounded by time.
     pub(crate) pacing: Pacing,
+    /// Threads that choose tokens; 0 for one per core.
+    pub(crate) threads: usize,
     /// Where it counts.
     pub(crate) metrics: EngineMetrics,
     /// Holds once the model is warm, and as long as its steps succeed.
@@ -69,11 +72,12 @@ impl<M: Model + ?Sized> Engine<M> {
         let scheduler = Scheduler::new(plan.limits, pool).charging(plan.prices).paced(plan.pacing);
         let (reporter, status) = Reporter::new(plan.metrics, blocks as usize, block_size);
         let (sharing, adapter_loader) = (Sharing::of(&plan.kv_cache, model.info()), model.adapter_loader());
+        let choices = Choices::new(plan.threads).map_err(StartError::Thread)?;
         let loaded = Loaded { info: model.info().clone(), status, sharing, adapter_loader };
         let mut engine = Self {
             scheduler,
             batch: Batch::default(),
-            sampler: Sampler::default(),
+            choices,
             reporter,
             inbox,
             condition: plan.condition,

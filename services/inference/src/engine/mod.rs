@@ -1,10 +1,10 @@
 //! The engine: what owns the model, and one step of its life.
 //!
-//! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `outbox`
-//! (how tokens reach their caller), `score` (how likely given tokens are), `sharing` (who shares blocks with whom),
-//! `timeline` (times and spans of a request), `status` (how busy it is), `load`
-//! (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold it back),
-//! `places` (how many requests are held, and whose).
+//! Map: `handle` (the async door), `inbox` (what the engine is told), `work` (what it keeps with a sequence), `choices`
+//! (the tokens of a step are chosen side by side), `outbox` (how tokens reach their caller), `score` (how likely given
+//! tokens are), `sharing` (who shares blocks with whom), `timeline` (times and spans of a request), `status` (how busy it
+//! is), `load` (cache and warm-up), `drive` (the thread, or in tests the task, that calls `step`), `pace` (how tests hold
+//! it back), `places` (how many requests are held, and whose).
 //!
 //! Rules:
 //! - `step` is the only thing that moves: commands first, then deadlines, then one plan, one forward pass, and the
@@ -16,6 +16,7 @@
 //!   (the request may be the cause, so nothing invites a retry), whoever waited `UNAVAILABLE`, and the process stays
 //!   unready until it is started again.
 
+mod choices;
 mod drive;
 mod handle;
 mod inbox;
@@ -48,10 +49,10 @@ use crate::{
     error::EngineError,
     metrics::{Outcome, Part},
     model::{Batch, Model, ModelError, StepOutput, Wanted},
-    sampler::Sampler,
     scheduler::{Fate, Scheduler},
     sequence::Sequence,
 };
+use choices::{Choices, Undecided};
 use inbox::{Command, Inbox};
 use status::Reporter;
 use work::{Dealer, Hands, Work};
@@ -74,7 +75,7 @@ pub enum Turn {
 pub(crate) struct Engine<M: Model + ?Sized> {
     scheduler: Scheduler<Work>,
     batch: Batch,
-    sampler: Sampler,
+    choices: Choices,
     reporter: Reporter,
     inbox: Inbox,
     condition: Condition,
@@ -161,13 +162,13 @@ impl<M: Model + ?Sized> Engine<M> {
     /// Notes who runs for the first time.
     fn note_begun(&mut self, now: Instant) {
         let (metrics, model) = (&self.reporter.metrics, &self.model_id);
-        self.scheduler.visit_planned(|sequence| {
+        for sequence in self.scheduler.planned() {
             let prompt_tokens = sequence.prompt_len();
             if let Some(waited) = sequence.payload.timeline.begin(now, model, prompt_tokens) {
                 metrics.queue_time.observe(waited.as_secs_f64());
                 sequence.adapter.iter().for_each(crate::adapters::Lease::runs);
             }
-        });
+        }
     }
 
     /// A root of its own that points to the requests in the step. At debug level: most have no use for it.
@@ -175,9 +176,9 @@ impl<M: Model + ?Sized> Engine<M> {
         let (rows, sequences) = (self.batch.token_ids.len(), self.batch.sequences.len());
         let span = tracing::debug_span!(parent: None, "step", weft.rows = rows, weft.sequences = sequences);
         if !span.is_disabled() {
-            self.scheduler.visit_planned(|sequence| {
+            for sequence in self.scheduler.planned() {
                 span.follows_from(sequence.payload.timeline.call());
-            });
+            }
         }
         span
     }
@@ -185,9 +186,10 @@ impl<M: Model + ?Sized> Engine<M> {
     fn hand_out(&mut self, mut output: StepOutput, now: Instant) {
         let (mut generated, mut prefilled) = (0, 0);
         let rows = self.batch.token_ids.len();
-        let Self { scheduler, sampler, reporter, model, model_id, .. } = self;
+        self.choose(&mut output);
+        let Self { scheduler, reporter, model, model_id, .. } = self;
         let mut dealer = Dealer::new(&mut output, model.info());
-        let mut hands = Hands { sampler, metrics: &reporter.metrics, model: model_id, now };
+        let mut hands = Hands { metrics: &reporter.metrics, model: model_id, now };
         let mut ended = 0;
         scheduler.commit(&mut self.batch, |sequence, ran| {
             let decodes = ran.rows == 1 && ran.first_position >= sequence.prompt_len();
@@ -206,6 +208,17 @@ impl<M: Model + ?Sized> Engine<M> {
         reporter.stepped(rows, generated, prefilled);
         model.recycle(output);
         self.note_success();
+    }
+
+    /// Chooses the tokens of all sequences that have logits.
+    fn choose(&mut self, output: &mut StepOutput) {
+        let Self { scheduler, choices, model, batch, .. } = self;
+        let mut logits = output.logits.chunks_exact_mut(model.info().vocabulary_size);
+        let wanted = batch.sequences.iter().map(|share| share.output);
+        let asking = scheduler.planned().into_iter().zip(wanted);
+        let asking = asking.filter(|(_, wanted)| *wanted == Wanted::LastLogits);
+        let undecided = asking.zip(&mut logits).map(|((sequence, _), logits)| Undecided { sequence, logits });
+        choices.make(undecided.collect());
     }
 
     fn fail_batch(&mut self, error: &ModelError) {
@@ -257,6 +270,7 @@ impl<M: Model + ?Sized> Engine<M> {
 
     fn publish(&mut self) {
         self.reporter.publish(&self.scheduler, self.inbox.taken());
+        self.reporter.tell_memory(self.model.as_ref());
     }
 }
 

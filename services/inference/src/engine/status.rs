@@ -7,6 +7,7 @@ use tokio::{sync::watch, time::Instant};
 use super::work::Work;
 use crate::{
     metrics::EngineMetrics,
+    model::Model,
     scheduler::{PrefixCounts, Scheduler},
 };
 
@@ -46,8 +47,12 @@ pub(super) struct Reporter {
     last_end: Option<Instant>,
     /// As counted so far.
     evictions: u64,
+    /// When the device was last asked for its memory.
+    memory_told: Option<Instant>,
 }
 
+/// How often the device is asked for its memory: that takes the driver longer than a gauge is worth at every step.
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
 /// Weight of the newest interval in the running mean of intervals between ends of requests.
 const NEWEST: f64 = 0.2;
 /// What is said before two requests have ended.
@@ -67,7 +72,7 @@ impl Reporter {
             ..EngineStatus::default()
         };
         let (sender, receiver) = watch::channel(status);
-        (Self { metrics, sender, status, last_end: None, evictions: 0 }, receiver)
+        (Self { metrics, sender, status, last_end: None, evictions: 0, memory_told: None }, receiver)
     }
 
     /// Counts a step.
@@ -86,6 +91,18 @@ impl Reporter {
             let interval = (now - last).as_secs_f64();
             let mean = self.status.place_frees_every.as_secs_f64();
             self.status.place_frees_every = Duration::from_secs_f64(mean + NEWEST * (interval - mean));
+        }
+    }
+
+    /// Tells how much of the device's memory is in use, from time to time.
+    pub(super) fn tell_memory<M: Model + ?Sized>(&mut self, model: &M) {
+        let now = Instant::now();
+        if self.memory_told.is_some_and(|told| now - told < MEMORY_EVERY) {
+            return;
+        }
+        self.memory_told = Some(now);
+        if let Some(memory) = model.device_memory() {
+            self.metrics.device_memory_is(&model.info().device, memory);
         }
     }
 

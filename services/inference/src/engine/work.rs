@@ -1,4 +1,5 @@
-//! What the engine keeps with a sequence: who waits for it, and what is done with what the model gives.
+//! What the engine keeps with a sequence: who waits for it, and what is done with what the model gives. A token is
+//! decided first, beside those of the whole step, and handed out then.
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -56,6 +57,17 @@ pub(super) struct Tokens {
     pub(super) said_elsewhere: usize,
     /// The last of them, until it goes on here.
     pub(super) said_last: Option<u32>,
+    /// What this step's logits came to, until it is handed out.
+    pub(super) decided: Option<Result<Decision, EngineError>>,
+}
+
+/// What logits came to.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// A token, and how far the constraint is with it.
+    Token(Choice, Progress),
+    /// It had ended already where it was said before.
+    EndedElsewhere(Ending),
 }
 
 /// A mean of hidden states in the making.
@@ -66,26 +78,16 @@ pub(super) struct Embedding {
     pub(super) reply: Option<oneshot::Sender<Result<Vec<f32>, EngineError>>>,
 }
 
-/// What a step gave to one sequence.
+/// What a step gave to one sequence beside a choice.
 pub(super) struct Given<'a> {
     /// How likely tokens of its prompt are.
     pub(super) scores: &'a mut [Score],
-    pub(super) output: Output<'a>,
-}
-
-/// What a step gave to one sequence beside scores.
-pub(super) enum Output<'a> {
-    /// Logits of its last row.
-    Logits(&'a mut [f32]),
     /// The sum of the hidden states of its rows.
-    HiddenSum(&'a [f32]),
-    /// Nothing: its prompt goes on.
-    Nothing,
+    pub(super) hidden_sum: Option<&'a [f32]>,
 }
 
 /// What handing out needs beside the sequence.
 pub(super) struct Hands<'a> {
-    pub(super) sampler: &'a mut Sampler,
     pub(super) metrics: &'a EngineMetrics,
     pub(super) model: &'a str,
     pub(super) now: Instant,
@@ -113,10 +115,24 @@ impl Work {
         let (said_elsewhere, said_last) = (resumption.said.len(), resumption.said.last().copied());
         let guide = request.grammar.as_ref().map(|grammar| guide(grammar, resumption.said));
         let rules = request.rules.clone();
+        let (started, decided) = (false, None);
         let tokens =
-            Tokens { outbox, prompt, chooser, rules, guide, started: false, said_elsewhere, said_last };
+            Tokens { outbox, prompt, chooser, rules, guide, started, said_elsewhere, said_last, decided };
         let answer = Answer::Tokens(Box::new(tokens));
         Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
+    }
+
+    /// Chooses the next token from its logits, where tokens are what it is for.
+    pub(super) fn decide(
+        &mut self,
+        logits: &mut [f32],
+        prompt_tokens: usize,
+        generated: usize,
+        sampler: &mut Sampler,
+    ) {
+        if let Answer::Tokens(tokens) = &mut self.answer {
+            tokens.decided = Some(tokens.decide(logits, prompt_tokens, generated, sampler));
+        }
     }
 
     /// Tells whoever waits that there will be no answer, or no more of it.
@@ -153,18 +169,18 @@ pub(super) fn settle(
         sequence.payload.fail(error.into());
         return Some(Outcome::UnusableOutput);
     }
-    match (answer, given.output) {
-        (Answer::Tokens(tokens), Output::Logits(logits)) => {
-            let (token, outcome) = tokens.next(logits, seen, timeline, hands);
+    match answer {
+        Answer::Tokens(tokens) => {
+            let decided = tokens.decided.take()?;
+            let (token, outcome) = tokens.hand_out(decided, seen, timeline, hands);
             token.into_iter().for_each(|token| sequence.push(token));
             outcome
         }
-        (Answer::Embedding(embedding), Output::HiddenSum(sum)) => {
-            embedding.add(sum, ran.first_position == 0);
+        Answer::Embedding(embedding) => {
+            embedding.add(given.hidden_sum?, ran.first_position == 0);
             seen.complete.then(|| embedding.finish(seen.prompt_tokens))
         }
-        (Answer::Scores(scoring), _) => seen.complete.then(|| scoring.finish()),
-        _ => None,
+        Answer::Scores(scoring) => seen.complete.then(|| scoring.finish()),
     }
 }
 
@@ -180,27 +196,25 @@ impl Answer {
 }
 
 impl Tokens {
-    /// Chooses the next token and hands it out.
-    fn next(
+    /// Hands out what was decided. Answers the token, and how it ended, if it did.
+    fn hand_out(
         &mut self,
-        logits: &mut [f32],
+        decided: Result<Decision, EngineError>,
         seen: Seen,
         timeline: &mut Timeline,
         hands: &mut Hands<'_>,
     ) -> (Option<u32>, Option<Outcome>) {
-        let chosen = match self.ended_elsewhere(seen) {
-            Ok(None) => self.choose(logits, seen, hands.sampler),
-            Ok(Some(ending)) => {
-                self.start(seen, timeline, hands);
-                return (None, Some(self.finish(ending, seen, timeline, hands)));
-            }
-            Err(error) => Err(error),
-        };
-        let (choice, progress) = match chosen {
-            Ok(chosen) => chosen,
+        let decision = match decided {
+            Ok(decision) => decision,
             Err(error) => return (None, Some(self.give_up(error))),
         };
         self.start(seen, timeline, hands);
+        let (choice, progress) = match decision {
+            Decision::Token(choice, progress) => (choice, progress),
+            Decision::EndedElsewhere(ending) => {
+                return (None, Some(self.finish(ending, seen, timeline, hands)));
+            }
+        };
         let (token, generated) = (choice.token, seen.generated + 1);
         let index = self.outbox.index;
         let listens = self.outbox.send(Ok(Event::Token { index, choice }));
@@ -217,10 +231,10 @@ impl Tokens {
     }
 
     /// How it has ended where it was said before, if it goes on here and had.
-    fn ended_elsewhere(&mut self, seen: Seen) -> Result<Option<Ending>, EngineError> {
+    fn ended_elsewhere(&mut self, generated: usize) -> Result<Option<Ending>, EngineError> {
         let Some(last) = self.said_last.take() else { return Ok(None) };
         let progress = self.guide.as_mut().map_or(Ok(Progress::Goes), Guide::caught_up)?;
-        Ok(self.ending(last, seen.generated, progress))
+        Ok(self.ending(last, generated, progress))
     }
 
     /// Says that it runs, and what its prompt is like, with its first token here.
@@ -247,21 +261,24 @@ impl Tokens {
     }
 
     /// Chooses the next token and follows it through the constraint: what cannot be followed is not handed out.
-    fn choose(
+    fn decide(
         &mut self,
         logits: &mut [f32],
-        seen: Seen,
+        prompt_tokens: usize,
+        generated: usize,
         sampler: &mut Sampler,
-    ) -> Result<(Choice, Progress), EngineError> {
-        let position = seen.prompt_tokens + seen.generated;
+    ) -> Result<Decision, EngineError> {
+        if let Some(ending) = self.ended_elsewhere(generated)? {
+            return Ok(Decision::EndedElsewhere(ending));
+        }
         let mask = self.guide.as_mut().map(Guide::mask).transpose()?;
-        let allowed = Allowed { forbidden: self.rules.forbidden(seen.generated), mask: mask.as_deref() };
-        let choice = sampler.choose(logits, &mut self.chooser, allowed, position)?;
+        let allowed = Allowed { forbidden: self.rules.forbidden(generated), mask: mask.as_deref() };
+        let choice = sampler.choose(logits, &mut self.chooser, allowed, prompt_tokens + generated)?;
         let progress = match &mut self.guide {
             Some(guide) => guide.accept(choice.token)?,
             None => Progress::Goes,
         };
-        Ok((choice, progress))
+        Ok(Decision::Token(choice, progress))
     }
 
     /// How it ends with `token`, the `generated`-th of it, if it does.
@@ -329,28 +346,19 @@ impl Embedding {
 
 /// Deals out what a step gave, sequence by sequence in the batch's order.
 pub(super) struct Dealer<'a> {
-    logits: std::slice::ChunksExactMut<'a, f32>,
     hidden_sums: std::slice::ChunksExact<'a, f32>,
     scores: &'a mut [Score],
 }
 
 impl<'a> Dealer<'a> {
-    /// `vocabulary_size` logits and `hidden_size` sums for each sequence that wants them.
+    /// `hidden_size` sums for each sequence that wants them.
     pub(super) fn new(output: &'a mut crate::model::StepOutput, info: &crate::model::ModelInfo) -> Self {
-        Self {
-            logits: output.logits.chunks_exact_mut(info.vocabulary_size),
-            hidden_sums: output.hidden_sums.chunks_exact(info.hidden_size),
-            scores: &mut output.scores,
-        }
+        Self { hidden_sums: output.hidden_sums.chunks_exact(info.hidden_size), scores: &mut output.scores }
     }
 
     pub(super) fn next(&mut self, ran: &Ran) -> Given<'a> {
         let scores = self.scores.split_off_mut(..ran.scored).unwrap_or_default();
-        let output = match ran.wanted {
-            Wanted::Nothing => None,
-            Wanted::LastLogits => self.logits.next().map(Output::Logits),
-            Wanted::HiddenSum => self.hidden_sums.next().map(Output::HiddenSum),
-        };
-        Given { scores, output: output.unwrap_or(Output::Nothing) }
+        let hidden_sum = if ran.wanted == Wanted::HiddenSum { self.hidden_sums.next() } else { None };
+        Given { scores, hidden_sum }
     }
 }

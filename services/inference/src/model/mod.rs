@@ -113,6 +113,15 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: usize,
 }
 
+/// Memory of a device, in bytes, whoever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What nobody has.
+    pub free: u64,
+    /// What there is.
+    pub total: u64,
+}
+
 /// A model, owned by the engine's thread.
 pub trait Model {
     /// What it is.
@@ -130,6 +139,10 @@ pub trait Model {
     fn forward(&mut self, batch: &Batch) -> Result<StepOutput, ModelError>;
     /// What reads adapters for it, on any thread; nothing where it takes none.
     fn adapter_loader(&self) -> Option<Arc<dyn AdapterLoader>> {
+        None
+    }
+    /// How much memory its device has; nothing where that is the machine's own.
+    fn device_memory(&self) -> Option<DeviceMemory> {
         None
     }
     /// Takes an output back once it has been read, so that its memory can serve the next step.

@@ -14,8 +14,8 @@ use std::{
 };
 
 use super::{
-    AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, Batch, LoadedAdapter, Model, ModelError,
-    ModelInfo, SequenceRows, StepOutput, Wanted,
+    AdapterBounds, AdapterFault, AdapterLoader, AdapterWeights, Batch, DeviceMemory, LoadedAdapter, Model,
+    ModelError, ModelInfo, SequenceRows, StepOutput, Wanted,
 };
 use crate::{engine::Gate, sampler::Scorer};
 
@@ -45,6 +45,7 @@ pub struct Scripted {
     scorer: Scorer,
     spare: StepOutput,
     controls: Controls,
+    memory: Option<DeviceMemory>,
 }
 
 /// A test's hands on a scripted model that an engine owns. Cheap to clone.
@@ -136,7 +137,15 @@ impl Scripted {
             scorer: Scorer::default(),
             spare: StepOutput::default(),
             controls: Controls::default(),
+            memory: None,
         }
+    }
+
+    /// The same on a device with so much memory.
+    #[must_use]
+    pub fn on_device(mut self, memory: DeviceMemory) -> Self {
+        self.memory = Some(memory);
+        self
     }
 
     /// What it says of itself, to be changed before it is given to an engine.
@@ -229,6 +238,10 @@ impl Scripted {
 impl Model for Scripted {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        self.memory
     }
 
     fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError> {

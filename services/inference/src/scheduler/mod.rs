@@ -177,11 +177,11 @@ impl<T> Scheduler<T> {
         self.plan(batch);
     }
 
-    /// Shows the sequences of the current plan, in the batch's order.
-    pub fn visit_planned(&mut self, mut visit: impl FnMut(&mut Sequence<T>)) {
-        for index in &self.planned {
-            visit(&mut self.queue.running[*index].sequence);
-        }
+    /// The sequences of the current plan, in the batch's order.
+    pub fn planned(&mut self) -> Vec<&mut Sequence<T>> {
+        let running = self.queue.running.iter_mut().map(|running| Some(&mut running.sequence));
+        let mut running: Vec<_> = running.collect();
+        self.planned.iter().filter_map(|index| running[*index].take()).collect()
     }
 
     /// Ends a step: takes the block tables back and lets `settle` say of each planned sequence, in the batch's order,

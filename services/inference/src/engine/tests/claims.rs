@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{scores::run_with, *};
-use crate::request::Inputs;
+use crate::{model::DeviceMemory, request::Inputs};
 
 const SCRIPT: [u32; 4] = [10, 20, 10, 30];
 
@@ -239,6 +239,26 @@ fn metrics_are_named_and_counted() {
     ] {
         assert!(page.contains(line), "{line} is missing in:\n{page}");
     }
+}
+
+#[test]
+fn the_memory_of_a_gpu_is_told_and_no_other() {
+    let page = |model| {
+        let bench = Bench::new(Setup { model, ..Setup::default() });
+        let mut bench = bench;
+        assert_eq!(bench.engine.step(), Turn::Idle);
+        bench.context.metrics.encode()
+    };
+    let mut model = Scripted::unsure(VOCABULARY).on_device(DeviceMemory { free: 30, total: 80 });
+    model.info_mut().device = "cuda:1".to_owned();
+    let told = page(model);
+    for line in [
+        "weft_device_memory_used_bytes{device=\"cuda:1\"} 50",
+        "weft_device_memory_total_bytes{device=\"cuda:1\"} 80",
+    ] {
+        assert!(told.contains(line), "{line} is missing in:\n{told}");
+    }
+    assert!(!page(Scripted::unsure(VOCABULARY)).contains("weft_device_memory_used_bytes{"));
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
         limits: setup.limits,
         prices: Prices::default(),
         pacing: setup.pacing,
+        threads: 3,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),
         failure: context.failure.clone(),

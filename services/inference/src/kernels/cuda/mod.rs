@@ -187,6 +187,14 @@ impl Gpu {
         shim::enter_stream(self.index, self.stream_id)
     }
 
+    /// Bytes of its memory: free, and in all.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) fn memory(&self) -> Result<(usize, usize), GpuError> {
+        Ok(self.context.mem_get_info()?)
+    }
+
     /// Whether [`flash_attention`] works here.
     pub(crate) fn has_flash_attention(&self) -> bool {
         self.flash

@@ -14,7 +14,7 @@ pub(super) use libtorch::Libtorch;
 pub(super) use lowrank::{FactorTensors, LowRankMaker, Width};
 
 use super::{LoadError, rope::Rotations, weights::Weight};
-use crate::model::{Batch, ModelError, Values};
+use crate::model::{Batch, DeviceMemory, ModelError, Values};
 
 /// Shape of the cache and of what attention works on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub(super) trait Backend {
     /// What brings adapters into this backend's form.
     fn low_rank_maker(&self) -> Self::Maker;
 
+    /// How much memory there is, where it is not the machine's own.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
     /// Bytes of one token's keys and values in one layer.
     fn kv_bytes(&self, shape: &Shape) -> usize;
     /// Makes room for one layer's keys and values.

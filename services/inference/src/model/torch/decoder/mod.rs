@@ -17,7 +17,10 @@ use super::{
     rope::{Rope, Rotations},
 };
 use crate::{
-    model::{AdapterLoader, Batch, Model, ModelError, ModelInfo, SequenceRows, StepOutput, Values, Wanted},
+    model::{
+        AdapterLoader, Batch, DeviceMemory, Model, ModelError, ModelInfo, SequenceRows, StepOutput, Values,
+        Wanted,
+    },
     sampler::{Logprobs, SamplingError, Scorer},
 };
 
@@ -44,6 +47,10 @@ impl<B: Backend> Model for Decoder<B> {
 
     fn adapter_loader(&self) -> Option<Arc<dyn AdapterLoader>> {
         Some(Arc::new(Loader { maker: self.backend.low_rank_maker(), widths: self.widths }))
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        self.backend.device_memory()
     }
 
     fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError> {

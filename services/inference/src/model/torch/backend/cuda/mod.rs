@@ -23,7 +23,7 @@ use super::{
 use crate::{
     kernels::{self, Coded, Dtype, Enter, Gpu, Heads, Linear, Mode, Ragged, flash_attention},
     model::{
-        Batch, ModelError, Values,
+        Batch, DeviceMemory, ModelError, Values,
         torch::{LoadError, device, rope::Rotations, weights::Weight},
     },
 };
@@ -223,6 +223,11 @@ impl Backend for Cuda {
 
     fn low_rank_maker(&self) -> ForLibtorch {
         self.place.low_rank_maker()
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        let (free, total) = self.gpu.memory().ok()?;
+        Some(DeviceMemory { free: free as u64, total: total as u64 })
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
