@@ -138,18 +138,14 @@ impl Generation {
     /// What a message says; what it brings is kept in case another replica has to go on.
     fn take(&mut self, message: GenerateResponse) -> Result<Generated, Error> {
         let generated = read(message)?;
+        let (index, said, ends) = match &generated {
+            Generated::Tokens { index, tokens } => (*index, tokens.as_slice(), false),
+            Generated::End { index, .. } => (*index, [].as_slice(), true),
+        };
         // Whoever reads refuses an answer that was not asked for.
-        match &generated {
-            Generated::Tokens { index, tokens } => {
-                if let Some(answer) = self.answers.get_mut(*index as usize) {
-                    answer.said.extend(tokens.iter().map(|token| token.id));
-                }
-            }
-            Generated::End { index, .. } => {
-                if let Some(answer) = self.answers.get_mut(*index as usize) {
-                    answer.ended = true;
-                }
-            }
+        if let Some(answer) = self.answers.get_mut(index as usize) {
+            answer.said.extend(said.iter().map(|token| token.id));
+            answer.ended |= ends;
         }
         Ok(generated)
     }

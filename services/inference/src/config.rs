@@ -75,7 +75,7 @@ pub struct ModelConfig {
     pub weights: Option<Format>,
     /// `device`: where it runs.
     pub device: Device,
-    /// `threads`: CPU threads of a step, of the model as well as of the choice of tokens; 0 for one per core.
+    /// `threads`: CPU threads of a step, of the model as well as (at most 16) of the choice of tokens; 0 for one per core.
     pub threads: usize,
 }
 

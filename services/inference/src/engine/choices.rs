@@ -15,6 +15,9 @@ use crate::{kernels::Pool, sampler::Sampler, sequence::Sequence};
 /// Choices for which one more thread is worth waking.
 const LEAST_FOR_A_THREAD: usize = 4;
 
+/// The most threads: waking more takes longer than they save, and each of them looks for work a while before it sleeps.
+const MOST_THREADS: usize = 16;
+
 /// A sequence whose next token is to be chosen.
 pub(super) struct Undecided<'a> {
     pub(super) sequence: &'a mut Sequence<Work>,
@@ -30,13 +33,13 @@ pub(super) struct Choices {
 }
 
 impl Choices {
-    /// For `threads` threads, the caller's own included; 0 for one per core.
+    /// For `threads` threads, the caller's own included; 0 for one per core. At most sixteen.
     ///
     /// # Errors
     /// The system gives no more threads.
     pub(super) fn new(threads: usize) -> io::Result<Self> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if threads == 0 { cores() } else { threads };
+        let threads = if threads == 0 { cores() } else { threads }.min(MOST_THREADS);
         let samplers = std::iter::repeat_with(Mutex::default).take(threads).collect();
         Ok(Self { pool: Pool::new(threads)?, samplers })
     }

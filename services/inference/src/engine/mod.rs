@@ -162,13 +162,13 @@ impl<M: Model + ?Sized> Engine<M> {
     /// Notes who runs for the first time.
     fn note_begun(&mut self, now: Instant) {
         let (metrics, model) = (&self.reporter.metrics, &self.model_id);
-        for sequence in self.scheduler.planned() {
+        self.scheduler.visit_planned(|sequence| {
             let prompt_tokens = sequence.prompt_len();
             if let Some(waited) = sequence.payload.timeline.begin(now, model, prompt_tokens) {
                 metrics.queue_time.observe(waited.as_secs_f64());
                 sequence.adapter.iter().for_each(crate::adapters::Lease::runs);
             }
-        }
+        });
     }
 
     /// A root of its own that points to the requests in the step. At debug level: most have no use for it.
@@ -176,9 +176,9 @@ impl<M: Model + ?Sized> Engine<M> {
         let (rows, sequences) = (self.batch.token_ids.len(), self.batch.sequences.len());
         let span = tracing::debug_span!(parent: None, "step", weft.rows = rows, weft.sequences = sequences);
         if !span.is_disabled() {
-            for sequence in self.scheduler.planned() {
+            self.scheduler.visit_planned(|sequence| {
                 span.follows_from(sequence.payload.timeline.call());
-            }
+            });
         }
         span
     }

@@ -177,7 +177,14 @@ impl<T> Scheduler<T> {
         self.plan(batch);
     }
 
-    /// The sequences of the current plan, in the batch's order.
+    /// Shows the sequences of the current plan, in the batch's order.
+    pub fn visit_planned(&mut self, mut visit: impl FnMut(&mut Sequence<T>)) {
+        for index in &self.planned {
+            visit(&mut self.queue.running[*index].sequence);
+        }
+    }
+
+    /// All of them at once, for several threads.
     pub fn planned(&mut self) -> Vec<&mut Sequence<T>> {
         let running = self.queue.running.iter_mut().map(|running| Some(&mut running.sequence));
         let mut running: Vec<_> = running.collect();

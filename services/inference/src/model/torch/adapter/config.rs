@@ -67,9 +67,7 @@ struct Pattern {
 impl Pattern {
     /// PEFT's rule (`get_pattern_key`): the expression fits a module's whole dotted name, or the end of it from a dot on.
     fn new(text: &str, number: f64) -> Result<Self, regex::Error> {
-        // By itself first: what is broken alone must not become whole within the rule.
-        Regex::new(text)?;
-        let fits = Regex::new(&format!(r"^(?:.*\.)?(?:{text})$"))?;
+        let fits = targets::whole(r"(?:.*\.)?", text)?;
         Ok(Self { text: text.to_owned(), fits, number })
     }
 }

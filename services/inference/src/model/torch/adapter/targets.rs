@@ -30,7 +30,7 @@ impl Targets {
             Value::String(text) if text == "all-linear" => {
                 Ok(Self::Names(PROJECTIONS.map(str::to_owned).into()))
             }
-            Value::String(text) => expression(text).map(Self::Fitting).ok_or(value),
+            Value::String(text) => whole("", text).map(Self::Fitting).map_err(|_| value),
             Value::Array(names) if !names.is_empty() => {
                 names.iter().map(projection).collect::<Result<_, _>>().map(Self::Names)
             }
@@ -52,8 +52,12 @@ fn projection(value: &Value) -> Result<String, &Value> {
     known.map(str::to_owned).ok_or(value)
 }
 
-fn expression(text: &str) -> Option<Regex> {
+/// An expression that fits whole names, behind what `before` fits.
+///
+/// # Errors
+/// It is broken, or one that no engine of linear time has.
+pub(super) fn whole(before: &str, text: &str) -> Result<Regex, regex::Error> {
     // By itself first: what is broken alone must not become whole within the rule.
-    Regex::new(text).ok()?;
-    Regex::new(&format!("^(?:{text})$")).ok()
+    Regex::new(text)?;
+    Regex::new(&format!("^{before}(?:{text})$"))
 }
