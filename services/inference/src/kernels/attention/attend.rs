@@ -58,21 +58,27 @@ struct Block {
 impl<T: Element> Kernel for Attend<'_, T> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
+        let shares = match self.item.part {
+            Some(part) => part.share..part.share + 1,
+            None => 0..self.blocks().div_ceil(share_blocks(self.plan.geometry.block_size)),
+        };
         // SAFETY: the instructions are present, by the caller's promise.
         unsafe {
             let mut progress = self.begin::<L>();
+            let mut all: Option<Sums> = None;
+            // `look` has all the code of the kernel within it, for each type and each set of instructions: it is called in
+            // one place.
+            for share in shares {
+                let sums = self.look::<L>(share, &mut progress);
+                match &mut all {
+                    Some(all) => all.add::<L>(&sums),
+                    None => all = Some(sums),
+                }
+            }
             if let Some(part) = self.item.part {
-                let sums = self.look::<L>(part.share, &mut progress);
-                let all = self.split[part.of].bring::<L>(part.share, sums);
-                all.iter().for_each(|all| self.finish(all));
-                return;
+                all = all.and_then(|sums| self.split[part.of].bring::<L>(part.share, sums));
             }
-            let mut all = self.look::<L>(0, &mut progress);
-            let shares = self.blocks().div_ceil(share_blocks(self.plan.geometry.block_size));
-            for share in 1..shares {
-                all.add::<L>(&self.look::<L>(share, &mut progress));
-            }
-            self.finish(&all);
+            all.iter().for_each(|all| self.finish(all));
         }
     }
 }
