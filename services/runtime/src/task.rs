@@ -190,6 +190,9 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, call: F) {
+        // hyper's future of a call is as large as that of a connection, and each of the futures around it would hold it
+        // twice: eight kilobytes that are copied several times for each call.
+        let call = Box::pin(call);
         self.0.spawn_root("call", async move {
             // Whether it ended or was dropped: there is nothing more to do.
             let _ = Limit::default().hold(call).await;
