@@ -6,9 +6,10 @@ use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     Layer,
+    field::RecordFields,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
-        format::{Format, Json, Writer},
+        format::{DefaultFields, Format, Json, Writer},
         time::{FormatTime as _, SystemTime},
     },
     registry::LookupSpan,
@@ -22,12 +23,21 @@ where
 {
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => Box::new(lines.event_format(TextLine)),
+        LogFormat::Text => Box::new(lines.event_format(TextLine).fmt_fields(Unwritten)),
         LogFormat::Json => {
             let json =
                 Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false);
-            Box::new(lines.json().event_format(JsonLine(json)))
+            Box::new(lines.json().event_format(JsonLine(json)).fmt_fields(Unwritten))
         }
+    }
+}
+
+/// The fields of spans, as lines show them: not at all. A line names its trace, and there they are.
+struct Unwritten;
+
+impl<'writer> FormatFields<'writer> for Unwritten {
+    fn format_fields<R: RecordFields>(&self, _: Writer<'writer>, _: R) -> fmt::Result {
+        Ok(())
     }
 }
 
@@ -46,15 +56,10 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     N: for<'writer> FormatFields<'writer> + 'static,
 {
-    fn format_event(
-        &self,
-        ctx: &FmtContext<'_, S, N>,
-        mut line: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut line: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         SystemTime.format_time(&mut line)?;
         write!(line, " {:>5} {}: ", event.metadata().level(), event.metadata().target())?;
-        ctx.field_format().format_fields(line.by_ref(), event)?;
+        DefaultFields::new().format_fields(line.by_ref(), event)?;
         if let Some(span) = current() {
             write!(line, " trace_id={}", span.trace_id())?;
         }
