@@ -108,17 +108,18 @@ impl Safety {
         window: usize,
         deadline: Option<Deadline>,
     ) -> Screening {
-        let mut client = self.client.clone();
+        let client = self.client.clone();
         Exchange::new(
             window,
-            move |texts| async move {
+            move |texts| {
+                let mut client = client.clone();
                 // Only the first message is asked for the policy and the direction.
-                let (mut policy, direction) = (Some(policy), Direction::Completion.into());
+                let (mut policy, direction) = (Some(policy.clone()), Direction::Completion.into());
                 let messages = texts.map(move |text| {
                     let policy = policy.take().unwrap_or_default();
                     ScreenStreamRequest { policy, direction, text }
                 });
-                client.screen_stream(request(messages, deadline)).await
+                async move { client.screen_stream(request(messages, deadline)).await }
             },
             |answer| match answer {
                 Ok(wire::ScreenStreamResponse { released, findings, blocked }) => Ok(Cleared {

@@ -117,13 +117,14 @@ impl Tokenizer {
 
     /// Ids to text as they come, special tokens left out.
     pub(crate) fn decode(&self, window: usize, deadline: Option<Deadline>) -> Decoding {
-        let mut client = self.client.clone();
+        let client = self.client.clone();
         Exchange::new(
             window,
-            move |ids| async move {
+            move |ids| {
+                let mut client = client.clone();
                 let messages =
                     ids.map(|token_ids| DecodeStreamRequest { token_ids, skip_special_tokens: None });
-                client.decode_stream(request(messages, deadline)).await
+                async move { client.decode_stream(request(messages, deadline)).await }
             },
             |answer| match answer {
                 Ok(DecodeStreamResponse { text }) => Ok(text),

@@ -2,7 +2,8 @@
 //!
 //! Map: `prompt` (ids and verdict, side by side), `fan` (several answers of one generation), `generate` (what inference says, and which token is the end),
 //! `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text, through the
-//! safety filter), `ledger` (which token may be shown when), `duplex` (a stage that is a call in both directions),
+//! safety filter), `ledger` (which token may be shown when), `calls` (those of the last stages, opened early), `duplex` (a
+//! stage that is a call in both directions),
 //! `embed` and `moderate` (requests with shorter stories),
 //! `record` (span and metrics of a request).
 //!
@@ -11,6 +12,7 @@
 //! `pipeline.window`, and a caller who does not read is felt by inference through HTTP/2's windows. Nothing reaches the
 //! caller that the safety filter has not cleared.
 
+mod calls;
 mod detokenize;
 mod duplex;
 mod embed;
@@ -49,6 +51,7 @@ use crate::{
     outbound::{Outbound, generation::Generation, inference::Generated},
     request::{Ask, Options, Prompt, Scope},
 };
+use calls::Calls;
 use detokenize::Detokenize;
 use duplex::Duplex;
 use fan::Branch;
@@ -212,6 +215,8 @@ struct Story<'a> {
 struct Running {
     generation: Generation,
     span: Span,
+    /// Of each answer.
+    calls: Vec<Calls>,
 }
 
 /// An answer that can begin.
@@ -329,11 +334,18 @@ impl Story<'_> {
         let (inference, sent) = (&self.pipeline.outbound.inference, Instant::now());
         let options = reservation.bound(self.options);
         reservation.charge_prompt()?;
+        // What is opened here belongs to the generation.
+        let mut calls: Vec<_> = span.in_scope(|| (0..self.options.answers()).map(|_| self.calls()).collect());
         let begin = inference.generate(ids, &options, field, self.scope).instrument(span.clone());
-        let begun = timed(self.pipeline.metrics.stage("generate"), begin).await;
+        let begun = timed(self.pipeline.metrics.stage("generate"), calls::beside(begin, &mut calls)).await;
         let generation = begun.inspect_err(|error| reservation.waive_for(error))?;
         self.permit.started(sent, generation.queued);
-        Ok(Running { generation, span })
+        Ok(Running { generation, span, calls })
+    }
+
+    fn calls(&self) -> Calls {
+        let Pipeline { outbound, window, .. } = self.pipeline;
+        Calls::new(outbound, self.policy.clone(), *window, self.scope.deadline)
     }
 
     /// Puts the stages of every answer together.
@@ -343,7 +355,7 @@ impl Story<'_> {
         reservation: &Reservation,
         (prompt, findings): (&Prompt, Findings),
     ) -> Result<Beginning, Error> {
-        let Running { mut generation, span } = running;
+        let Running { mut generation, span, calls } = running;
         let mut started = self.started(generation.prompt_tokens, generation.seed);
         started.echo = self.options.echo.then(|| Echo {
             text: prompt.texts().join("\n"),
@@ -357,8 +369,14 @@ impl Story<'_> {
         // The prompt is charged to the first answer, and its findings are told there: what all say adds up.
         let mut prompt = (started.prompt_tokens, findings);
         let mut answers: Vec<Events> = Vec::with_capacity(count as usize);
-        for (index, branch) in (0..).zip(fan::split(charged, count, self.pipeline.window)) {
-            answers.push(self.stages(branch, index, std::mem::take(&mut prompt), (&span, &progress)));
+        let branches = fan::split(charged, count, self.pipeline.window);
+        for (index, (branch, calls)) in (0..).zip(branches.into_iter().zip(calls)) {
+            answers.push(self.stages(
+                (branch, calls),
+                index,
+                std::mem::take(&mut prompt),
+                (&span, &progress),
+            ));
         }
         let events = if count == 1 { answers.remove(0) } else { stream::select_all(answers).boxed() };
         Ok(Beginning { started, events, span, progress })
@@ -367,7 +385,7 @@ impl Story<'_> {
     /// Puts the stages of one answer together; each owns the one before it.
     fn stages<G>(
         &self,
-        branch: Branch<G>,
+        (branch, calls): (Branch<G>, Calls),
         index: u32,
         prompt: (u32, Findings),
         (span, progress): (&Span, &Progress),
@@ -375,13 +393,8 @@ impl Story<'_> {
     where
         G: Stream<Item = Result<Generated, Error>> + Send + Unpin + 'static,
     {
-        let Pipeline { outbound, metrics, window, .. } = self.pipeline;
-        let (deadline, model) = (self.scope.deadline, &self.served.model);
-        // Calls that are opened from here on belong to the generation.
-        let (decoding, screening) = span.in_scope(|| {
-            let decoding = outbound.tokenizer.decode(*window, deadline);
-            (decoding, outbound.safety.screen_answer(self.policy.clone(), *window, deadline))
-        });
+        let Pipeline { metrics, window, .. } = self.pipeline;
+        let (model, Calls { decoding, screening }) = (&self.served.model, calls);
         let tokens = metrics.output_tokens(&model.id);
         let watch = Watch { count: tokens, span: span.clone(), progress: progress.clone() };
         let generated = Generate::new(branch, self.options, &model.end_token_ids, watch);

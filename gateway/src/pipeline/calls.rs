@@ -1,0 +1,49 @@
+//! The calls that an answer's last stages make, opened while its prompt is still computed: that takes the model a while, in
+//! which nothing else is to be done, and a first token that has come need not wait for them.
+
+use std::{future::poll_fn, pin::pin, task::Context};
+
+use weft_runtime::Deadline;
+
+use crate::outbound::{Outbound, safety::Screening, tokenizer::Decoding};
+
+/// Those of one answer.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub(super) decoding: Decoding,
+    pub(super) screening: Screening,
+}
+
+impl Calls {
+    /// Opens nothing yet. They will belong to the current span.
+    pub(super) fn new(
+        outbound: &Outbound,
+        policy: String,
+        window: usize,
+        deadline: Option<Deadline>,
+    ) -> Self {
+        Self {
+            decoding: outbound.tokenizer.decode(window, deadline),
+            screening: outbound.safety.screen_answer(policy, window, deadline),
+        }
+    }
+
+    fn prepare(&mut self, cx: &mut Context<'_>) {
+        self.decoding.prepare(cx);
+        self.screening.prepare(cx);
+    }
+}
+
+/// Waits for a generation to begin, and opens meanwhile what its answers will need. The generation comes first: it is what
+/// everything waits for.
+pub(super) async fn beside<F: Future>(begin: F, calls: &mut [Calls]) -> F::Output {
+    let mut begin = pin!(begin);
+    poll_fn(|cx| {
+        let begun = begin.as_mut().poll(cx);
+        if begun.is_pending() {
+            calls.iter_mut().for_each(|calls| calls.prepare(cx));
+        }
+        begun
+    })
+    .await
+}
