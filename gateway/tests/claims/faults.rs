@@ -9,7 +9,7 @@ use weft_runtime::status::{reason, unavailable, with_reason};
 
 use crate::{
     doubles::inference::{Call, refusal},
-    front::{Answer, Front, again, ask, within},
+    front::{Answer, Front, again, ask, quiet, within},
 };
 
 /// An answer whose first words have been read.
@@ -45,6 +45,28 @@ async fn a_service_that_dies_under_an_answer_is_unavailable_at_once_and_named() 
         assert_unavailable(&status, service);
         assert!(before.elapsed() < Duration::from_millis(100), "after {:?}", before.elapsed());
         call.dropped().await;
+    }
+}
+
+/// The calls of an answer are open before its first token, and may be lost before they are of use.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_cut_while_the_prompt_is_computed_costs_nothing() {
+    for stream in ["tokenizer.v1.TokenizerService/DecodeStream", "safety.v1.SafetyService/ScreenStream"] {
+        let front = Front::new().await;
+        let (tokenizer, safety) = (&front.processes.tokenizer, &front.processes.safety);
+        let service = if stream.starts_with("tokenizer") { tokenizer } else { safety };
+        let open = format!("weft_rpc_server_calls_in_flight{{method=\"weft.{stream}\"}} 1\n");
+        let asking = front.asking(ask("tell me"));
+        let mut call = front.inference.call().await;
+        quiet().await;
+        assert!(service.context.metrics.encode().contains(&open), "{stream} is open");
+        service.connector.cut();
+        quiet().await;
+        assert!(!service.context.metrics.encode().contains(&open), "{stream} is lost");
+        call.start().await;
+        call.tokens(&[front.tokenizer.id("once upon a time")]).await;
+        call.end().await;
+        assert_eq!(asking.await.unwrap().unwrap().whole().await.text, "once upon a time");
     }
 }
 
