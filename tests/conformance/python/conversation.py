@@ -33,18 +33,25 @@ class Answer:
 
 
 def collect(responses: Iterable[weft.ChatResponse]) -> Answer:
-    """Reads a stream to its end and holds it to the contract: Started, any TextDelta, Finished."""
+    """Reads a stream of one answer to its end and holds it to the contract: Started, any TextDelta, Finished."""
+    return collect_all(responses, 1)[0]
+
+
+def collect_all(responses: Iterable[weft.ChatResponse], count: int) -> list[Answer]:
+    """The same of so many answers, which share the first message."""
     stream = iter(responses)
     first = next(stream)
     assert first.WhichOneof("event") == "started", first
-    answer = Answer(first.started)
+    answers = [Answer(first.started) for _ in range(count)]
     for response in stream:
+        event = response.WhichOneof("event")
+        assert event in ("delta", "finished"), response
+        answer = answers[getattr(response, event).index]
         assert answer.finished is None, f"something follows Finished: {response}"
-        if response.WhichOneof("event") == "finished":
+        if event == "finished":
             answer.finished = response.finished
         else:
-            assert response.WhichOneof("event") == "delta", response
             answer.text += response.delta.text
             answer.token_ids += [token.id for token in response.delta.tokens]
-    assert answer.finished is not None, "the stream ended without Finished"
-    return answer
+    assert all(answer.finished for answer in answers), "the stream ended without Finished"
+    return answers

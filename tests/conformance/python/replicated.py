@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 from callers import Callers
-from conversation import Answer, ask, collect
+from conversation import Answer, ask, collect_all
 from mesh import BINARIES, ROOT, eventually
 from service import Service
 from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
@@ -24,6 +24,11 @@ QUESTIONS = [
     "How does a bicycle stay upright?",
     "Tell me a story about a fox.",
 ]
+# What is asked for beside a greedy answer: whoever goes on must draw as the first one would have, for each answer.
+OPTIONS = {
+    "Write a poem about a loom.": {"n": 3, "sampling": {"temperature": 1, "seed": 7}},
+    "Tell me a story about a fox.": {"sampling": {"temperature": 0.8, "top_p": 0.9, "seed": 11}},
+}
 # Admission lets all streams in: on a slow machine it would refuse what must wait longer than usual while a replica is
 # away, and here every stream is to be seen through.
 GATEWAY = """
@@ -109,12 +114,12 @@ def metric(service: Service, start: str) -> float:
 class Load(Callers):
     """Chats that follow each other on several streams, whatever happens meanwhile."""
 
-    def __init__(self, address: str, streams: int, expected: dict[str, Answer], *, exact: bool = True) -> None:
+    def __init__(self, address: str, streams: int, expected: dict[str, list[Answer]], *, exact: bool = True) -> None:
         """`expected` are the undisturbed answers, which others must equal if `exact`; `address` may be several."""
         self.answered = 0
         self.failures: list[str] = []
         self.different: list[str] = []
-        """Answers that say something else than the undisturbed ones, where they need not be equal."""
+        """Calls whose answers say something else than the undisturbed ones, where they need not be equal."""
         self._exact = exact
         self._address = address
         self._expected = expected
@@ -136,24 +141,29 @@ class Load(Callers):
                     self.failures.append(f"{question}: {error!r}")
                 self.answered += 1
 
-    def _check(self, question: str, answer: Answer) -> None:
-        expected = self._expected[question]
-        if answer.token_ids != expected.token_ids or answer.text != expected.text:
-            found = self.failures if self._exact else self.different
-            found.append(f"{question}: {answer.token_ids} is not {expected.token_ids}")
-        usage, whole = answer.finished.usage, expected.finished.usage
-        if (usage.prompt_tokens, usage.completion_tokens) != (whole.prompt_tokens, whole.completion_tokens):
-            self.failures.append(f"{question}: {usage} is not {whole}")
+    def _check(self, question: str, answers: list[Answer]) -> None:
+        pairs = list(zip(answers, self._expected[question], strict=True))
+        different = [
+            f"{answer.token_ids} is not {expected.token_ids}"
+            for answer, expected in pairs
+            if (answer.token_ids, answer.text) != (expected.token_ids, expected.text)
+        ]
+        if different:
+            (self.failures if self._exact else self.different).append(f"{question}: {'; '.join(different)}")
+        for usage, whole in ((answer.finished.usage, expected.finished.usage) for answer, expected in pairs):
+            if (usage.prompt_tokens, usage.completion_tokens) != (whole.prompt_tokens, whole.completion_tokens):
+                self.failures.append(f"{question}: {usage} is not {whole}")
 
 
-def chat(gateway: GatewayServiceStub, question: str) -> Answer:
-    """One answer, whole."""
-    request = ask(question, max_tokens=TOKENS, ignore_eos=True, top_logprobs=0)
-    return collect(gateway.Chat(request, timeout=300))
+def chat(gateway: GatewayServiceStub, question: str) -> list[Answer]:
+    """All answers to a question, whole."""
+    options = OPTIONS.get(question, {})
+    request = ask(question, max_tokens=TOKENS, ignore_eos=True, top_logprobs=0, **options)
+    return collect_all(gateway.Chat(request, timeout=300), options.get("n", 1))
 
 
-def undisturbed(address: str) -> dict[str, Answer]:
-    """What each question's answer is."""
+def undisturbed(address: str) -> dict[str, list[Answer]]:
+    """What the answers to each question are."""
     with grpc.insecure_channel(address, SEVERAL) as channel:
         gateway = GatewayServiceStub(channel)
         return {question: chat(gateway, question) for question in QUESTIONS}

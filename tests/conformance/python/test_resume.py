@@ -1,7 +1,8 @@
 """`kill -9` of a replica of inference under streams: none fails, and each says what it says undisturbed.
 
-`pytest test_resume.py --full` kills 20 times under 64 streams; without it, it is a few of each. In f32 each answer must
-equal the undisturbed one; with `--dtype bf16` those that do not are counted.
+Most answers are greedy; some are drawn, and some calls have three. `pytest test_resume.py --full` kills 20 times under
+64 streams; without it, it is a few of each. In f32 each answer must equal the undisturbed one; with `--dtype bf16`
+calls whose answers do not are counted.
 """
 
 import time
@@ -44,6 +45,6 @@ def test_no_stream_is_lost_with_a_replica(
     resumed = int(metric(replicated.gateway, 'weft_gateway_resumptions_total{outcome="resumed"}'))
     assert resumed >= kills, "streams were hit"
     with capsys.disabled():
-        print(f"\n{load.answered} answers on {streams} streams, {kills} kills that hit {sum(hit)}, {resumed} resumed")
+        print(f"\n{load.answered} calls on {streams} streams, {kills} kills that hit {sum(hit)}, {resumed} resumed")
         if not exact:
             print(f"{load.answered - len(load.different)} of them equal the undisturbed ones")
