@@ -1,8 +1,9 @@
 //! The calls that an answer's last stages make, opened while its prompt is still computed: that takes the model a while, in
 //! which nothing else is to be done, and a first token that has come need not wait for them.
 
-use std::{future::poll_fn, pin::pin, task::Context};
+use std::{future::poll_fn, task::Context};
 
+use futures::FutureExt as _;
 use weft_runtime::Deadline;
 
 use crate::outbound::{Outbound, safety::Screening, tokenizer::Decoding};
@@ -36,10 +37,9 @@ impl Calls {
 
 /// Waits for a generation to begin, and opens meanwhile what its answers will need. The generation comes first: it is what
 /// everything waits for.
-pub(super) async fn beside<F: Future>(begin: F, calls: &mut [Calls]) -> F::Output {
-    let mut begin = pin!(begin);
+pub(super) async fn beside<F: Future + Unpin>(mut begin: F, calls: &mut [Calls]) -> F::Output {
     poll_fn(|cx| {
-        let begun = begin.as_mut().poll(cx);
+        let begun = begin.poll_unpin(cx);
         if begun.is_pending() {
             calls.iter_mut().for_each(|calls| calls.prepare(cx));
         }

@@ -336,7 +336,7 @@ impl Story<'_> {
         reservation.charge_prompt()?;
         // What is opened here belongs to the generation.
         let mut calls: Vec<_> = span.in_scope(|| (0..self.options.answers()).map(|_| self.calls()).collect());
-        let begin = inference.generate(ids, &options, field, self.scope).instrument(span.clone());
+        let begin = Box::pin(inference.generate(ids, &options, field, self.scope).instrument(span.clone()));
         let begun = timed(self.pipeline.metrics.stage("generate"), calls::beside(begin, &mut calls)).await;
         let generation = begun.inspect_err(|error| reservation.waive_for(error))?;
         self.permit.started(sent, generation.queued);

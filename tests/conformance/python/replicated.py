@@ -30,17 +30,25 @@ OPTIONS = {
     "Tell me a story about a fox.": {"sampling": {"temperature": 0.8, "top_p": 0.9, "seed": 11}},
 }
 # Admission lets all streams in: on a slow machine it would refuse what must wait longer than usual while a replica is
-# away, and here every stream is to be seen through.
-GATEWAY = """
+# away, and here every stream is to be seen through. For the same reason whoever ends waits for its calls as long as
+# they may take there.
+DRAIN_LIMIT = "300s"
+GATEWAY = f"""
 [drain]
 announce = "1s"
+limit = "{DRAIN_LIMIT}"
 [admission]
 min_tokens_in_flight = 24576
 max_wait = "60s"
 """
-# For a channel to several gateways, whose addresses in a row are no authority.
+# For a channel to several gateways, whose addresses in a row are no authority. One that was away is found again soon
+# after it is back: by default a client leaves it alone the longer, the longer it was away, and by then the next one may
+# be gone.
 SEVERAL = [
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.default_authority", "weft"),
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 ]
@@ -58,7 +66,7 @@ class Replicated:
         }
         self.services = {
             name: [
-                Service(BINARIES, name, folder / f"{name}-{n}.log", **settings.get(name, {}))
+                Service(BINARIES, name, folder / f"{name}-{n}.log", drain__limit=DRAIN_LIMIT, **settings.get(name, {}))
                 for n in range(counts.get(name, 1))
             ]
             for name in ("tokenizer", "safety", "inference")

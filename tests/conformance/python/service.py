@@ -11,6 +11,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh import ROOT, START_LIMIT_S, fetch
 
+# Longer than any of them waits for its calls.
+STOP_LIMIT_S = 330
+
 
 class Service:
     """A running service; leaving the context stops it."""
@@ -111,7 +114,7 @@ class Service:
     def _stop(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(timeout=60)
+            self._process.wait(timeout=STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
