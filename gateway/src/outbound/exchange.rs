@@ -8,14 +8,15 @@ use tracing::{Instrument as _, Span};
 
 use crate::error::Failure;
 
-/// A call in both directions. The call is opened by [`prepare`](Self::prepare), or else by the first
-/// [`poll_answer`](Self::poll_answer), beside whatever is sent meanwhile; dropping this drops the call.
+/// A call in both directions. It is opened by [`prepare`](Self::prepare), or else by the first
+/// [`poll_answer`](Self::poll_answer), beside whatever is sent meanwhile; dropping this drops the call. One that is lost
+/// before anything was sent is nobody's loss: another is opened when there is something to send.
 pub(crate) struct Exchange<Q, A> {
     open: Box<dyn Fn() -> Call<Q, A> + Send>,
     call: Option<Call<Q, A>>,
-    /// Whether it was opened before there was anything to send.
+    /// Whether a call was opened before there was anything to send; if it is lost, the next one waits for that.
     prepared: bool,
-    /// Whether something was sent, so that there cannot be another call in its place.
+    /// Whether something was sent, be it only the end, so that there cannot be another call in its place.
     used: bool,
 }
 
@@ -40,9 +41,9 @@ impl<Q: Send + 'static, A: 'static> Exchange<Q, A> {
         let span = Span::current();
         let open = move || {
             let (requests, outgoing) = mpsc::channel(window);
-            let opening = span.in_scope(|| open(outgoing)).instrument(span.clone());
-            let answers = opening.map_ok(Response::into_inner).try_flatten_stream().map(read.clone());
-            Call { requests: Some(requests), answers: answers.boxed() }
+            let answers =
+                open(outgoing).instrument(span.clone()).map_ok(Response::into_inner).try_flatten_stream();
+            Call { requests: Some(requests), answers: answers.map(read.clone()).boxed() }
         };
         Self { open: Box::new(open), call: None, prepared: false, used: false }
     }
@@ -55,11 +56,10 @@ impl<Q: Send + 'static, A: 'static> Exchange<Q, A> {
         let call =
             Call { requests: Some(requests), answers: items.map(move |item| Ok(answer(item))).boxed() };
         let open = || unreachable!("a call in this process is open from the beginning");
-        Self { open: Box::new(open), call: Some(call), prepared: false, used: false }
+        Self { open: Box::new(open), call: Some(call), prepared: true, used: false }
     }
 
-    /// Opens the call before there is anything to send, and brings it on. One that is lost before it was of use is nobody's
-    /// loss: another is opened when there is something to send.
+    /// Opens the call before there is anything to send, and brings it on.
     pub(crate) fn prepare(&mut self, cx: &mut Context<'_>) {
         if !self.prepared {
             self.prepared = true;
@@ -71,7 +71,7 @@ impl<Q: Send + 'static, A: 'static> Exchange<Q, A> {
     /// Sends an item. Never waits: whoever sends keeps to the window. On a call that is over, this does nothing; the
     /// answers say why it is over.
     pub(crate) fn send(&mut self, item: Q) {
-        if self.prepared && !self.used {
+        if !self.used {
             // Whoever sends asks for the answer next, and is then woken by it.
             self.drop_if_over(&mut Context::from_waker(Waker::noop()));
         }
@@ -87,11 +87,16 @@ impl<Q: Send + 'static, A: 'static> Exchange<Q, A> {
 
     /// Says that nothing more is sent.
     pub(crate) fn finish(&mut self) {
+        self.used = true;
         self.call().requests = None;
     }
 
-    /// The next answer.
+    /// The next answer. There is none before something was sent.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<A, Failure>>> {
+        if !self.used {
+            self.prepare(cx);
+            return Poll::Pending;
+        }
         self.call().answers.poll_next_unpin(cx)
     }
 
@@ -162,7 +167,8 @@ mod tests {
     async fn a_call_that_is_lost_before_it_was_of_use_is_replaced_once_it_is_needed() {
         let (mut exchange, opened) = doubling(1);
         prepare(&mut exchange);
-        prepare(&mut exchange);
+        let unasked = poll_fn(|cx| Poll::Ready(exchange.poll_answer(cx))).await;
+        assert!(unasked.is_pending(), "nobody has asked it anything");
         assert_eq!(opened.load(Ordering::SeqCst), 1, "nothing is to be sent yet");
         assert_eq!(ask(&mut exchange, 3).await, Some(6));
         assert_eq!(opened.load(Ordering::SeqCst), 2);

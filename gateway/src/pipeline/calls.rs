@@ -37,7 +37,7 @@ impl Calls {
 
 /// Waits for a generation to begin, and opens meanwhile what its answers will need. The generation comes first: it is what
 /// everything waits for.
-pub(super) async fn beside<F: Future + Unpin>(mut begin: F, calls: &mut [Calls]) -> F::Output {
+pub(super) async fn prepared_beside<F: Future + Unpin>(mut begin: F, calls: &mut [Calls]) -> F::Output {
     poll_fn(|cx| {
         let begun = begin.poll_unpin(cx);
         if begun.is_pending() {

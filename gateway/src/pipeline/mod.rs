@@ -337,7 +337,8 @@ impl Story<'_> {
         // What is opened here belongs to the generation.
         let mut calls: Vec<_> = span.in_scope(|| (0..self.options.answers()).map(|_| self.calls()).collect());
         let begin = Box::pin(inference.generate(ids, &options, field, self.scope).instrument(span.clone()));
-        let begun = timed(self.pipeline.metrics.stage("generate"), calls::beside(begin, &mut calls)).await;
+        let begin = calls::prepared_beside(begin, &mut calls);
+        let begun = timed(self.pipeline.metrics.stage("generate"), begin).await;
         let generation = begun.inspect_err(|error| reservation.waive_for(error))?;
         self.permit.started(sent, generation.queued);
         Ok(Running { generation, span, calls })

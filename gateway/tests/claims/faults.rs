@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
-use weft_runtime::status::{reason, unavailable, with_reason};
+use weft_runtime::{
+    Tasks,
+    status::{reason, unavailable, with_reason},
+};
 
 use crate::{
     doubles::inference::{Call, refusal},
@@ -68,6 +71,24 @@ async fn a_connection_that_is_cut_while_the_prompt_is_computed_costs_nothing() {
         call.end().await;
         assert_eq!(asking.await.unwrap().unwrap().whole().await.text, "once upon a time");
     }
+}
+
+/// So may the filter's, while the tokenizer still holds back all there is of the answer.
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_was_asked_nothing_may_be_lost_under_an_answer() {
+    let front = Front::new().await;
+    let asking = front.asking(ask("tell me"));
+    let mut call = front.inference.call().await;
+    call.start().await;
+    let answer = asking.await.unwrap().unwrap();
+    call.tokens(&[front.tokenizer.id("x")]).await;
+    let reading = Tasks::default().spawn("reading", answer.whole());
+    quiet().await;
+    front.processes.safety.connector.cut();
+    quiet().await;
+    call.tokens(&[front.tokenizer.id(" marks the spot")]).await;
+    call.end().await;
+    assert_eq!(reading.await.unwrap().text, "x marks the spot");
 }
 
 #[tokio::test(start_paused = true)]
