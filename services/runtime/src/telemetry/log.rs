@@ -11,6 +11,7 @@ use tracing_subscriber::{
         FmtContext, FormatEvent, FormatFields,
         format::{DefaultFields, Format, Json, Writer},
         time::{FormatTime as _, SystemTime},
+        writer::MakeWriter,
     },
     registry::LookupSpan,
 };
@@ -21,7 +22,15 @@ pub(super) fn layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
-    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    layer_to(std::io::stderr, format)
+}
+
+fn layer_to<S, W>(writer: W, format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(writer);
     match format {
         LogFormat::Text => Box::new(lines.event_format(TextLine).fmt_fields(Unwritten)),
         LogFormat::Json => {
@@ -119,21 +128,16 @@ mod tests {
     fn logged(format: LogFormat) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer: Box<dyn Layer<_> + Send + Sync> = match format {
-            LogFormat::Text => Box::new(layer.event_format(TextLine)),
-            LogFormat::Json => {
-                let json = Format::default().json().flatten_event(true);
-                Box::new(layer.json().event_format(JsonLine(json)))
-            }
-        };
+        let layer = layer_to(move || writer.clone(), format);
         let subscriber = test::Recorder::default().subscriber().with(layer);
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info_span!(target: fields::SPANS, "rpc")
+            tracing::info_span!(target: fields::SPANS, "rpc", field = "of the span")
                 .in_scope(|| tracing::info!(answer = 42, "said"));
         });
         let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.contains("of the span"), "{text}");
+        text
     }
 
     #[test]
