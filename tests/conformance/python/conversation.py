@@ -46,12 +46,14 @@ def collect_all(responses: Iterable[weft.ChatResponse], count: int) -> list[Answ
     for response in stream:
         event = response.WhichOneof("event")
         assert event in ("delta", "finished"), response
-        answer = answers[getattr(response, event).index]
+        index = getattr(response, event).index
+        assert index < count, f"nobody asked for this answer: {response}"
+        answer = answers[index]
         assert answer.finished is None, f"something follows Finished: {response}"
         if event == "finished":
             answer.finished = response.finished
         else:
             answer.text += response.delta.text
             answer.token_ids += [token.id for token in response.delta.tokens]
-    assert all(answer.finished for answer in answers), "the stream ended without Finished"
+    assert all(answer.finished is not None for answer in answers), "the stream ended without Finished"
     return answers
