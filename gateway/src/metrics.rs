@@ -46,8 +46,7 @@ pub(crate) struct Metrics {
     pub(crate) findings: Family<Finding, Counter>,
     /// Why generations went where they went.
     pub(crate) choices: Choices,
-    /// Answers that went on at another replica, or could not.
-    pub(crate) resumptions: Resumptions,
+    resumptions: resumptions::Families,
     retries: Family<PeerLabel, Counter>,
     hedges: Family<PeerLabel, Counter>,
     upstream: Family<PeerLabel, Gauge>,
@@ -127,7 +126,7 @@ impl Metrics {
             reloads: Reloads::default(),
             findings: Family::default(),
             choices: Choices::new(),
-            resumptions: Resumptions::new(),
+            resumptions: resumptions::Families::new(),
             retries: Family::default(),
             hedges: Family::default(),
             upstream: Family::default(),
@@ -177,6 +176,11 @@ impl Metrics {
     /// The retries of calls to a service.
     pub(crate) fn retries(&self, service: Peer) -> Counter {
         self.retries.get_or_create(&PeerLabel { service }).clone()
+    }
+
+    /// The answers that went on at another replica of a service, or could not.
+    pub(crate) fn resumptions(&self, service: Peer) -> Resumptions {
+        self.resumptions.of(service)
     }
 
     /// The calls to a service that were made twice.

@@ -138,8 +138,9 @@ async fn disturbed(mesh: &mut Mesh, request: ChatRequest, steps: usize, loss: Lo
 
 async fn resumptions(mesh: &Mesh) -> f64 {
     let page = mesh.context(Room::Gateway).metrics.encode();
-    let line =
-        page.lines().find(|line| line.starts_with("weft_gateway_resumptions_total{outcome=\"resumed\"}"));
+    let line = page.lines().find(|line| {
+        line.starts_with("weft_gateway_resumptions_total{service=\"inference\",outcome=\"resumed\"}")
+    });
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 

@@ -1,4 +1,4 @@
-//! Answers whose inference replica was lost.
+//! Answers that lost a replica.
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -6,9 +6,20 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// What is counted of them. Cheap to clone.
+use super::PeerLabel;
+use crate::error::Peer;
+
+/// What is counted of them, by service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Families {
+    count: Family<Label, Counter>,
+    pause: Family<PeerLabel, Histogram, fn() -> Histogram>,
+}
+
+/// What is counted of those of one service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Resumptions {
+    service: Peer,
     count: Family<Label, Counter>,
     /// From the loss until another replica goes on.
     pub(crate) pause: Histogram,
@@ -16,6 +27,7 @@ pub(crate) struct Resumptions {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Label {
+    service: Peer,
     outcome: Outcome,
 }
 
@@ -41,19 +53,26 @@ impl EncodeLabelValue for Outcome {
     }
 }
 
-impl Resumptions {
+impl Families {
     pub(super) fn new() -> Self {
-        Self { count: Family::default(), pause: super::short() }
+        Self { count: Family::default(), pause: Family::new_with_constructor(super::short) }
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        let help = "Answers whose inference replica was lost, by what came of it";
+        let help = "Answers that lost a replica of a service, by what came of it";
         registry.register("resumptions", help, self.count.clone());
         let help = "From the loss of a replica until another goes on";
         registry.register_with_unit("resumption_pause", help, Unit::Seconds, self.pause.clone());
     }
 
+    pub(super) fn of(&self, service: Peer) -> Resumptions {
+        let pause = self.pause.get_or_create(&PeerLabel { service }).clone();
+        Resumptions { service, count: self.count.clone(), pause }
+    }
+}
+
+impl Resumptions {
     pub(crate) fn count(&self, outcome: Outcome) {
-        self.count.get_or_create(&Label { outcome }).inc();
+        self.count.get_or_create(&Label { service: self.service, outcome }).inc();
     }
 }

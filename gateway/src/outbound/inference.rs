@@ -23,9 +23,7 @@ use super::{
 };
 use crate::{
     answer::{FinishReason, Token, Usage},
-    config::Config,
     error::{Error, Failure, Peer},
-    metrics::Metrics,
     request::{Constraint, Form, Options, Sampling, Scope, StopRules},
 };
 
@@ -78,15 +76,15 @@ pub(crate) enum Generated {
 }
 
 impl Inference {
-    pub(super) fn new(route: Route, pool: Pool, config: &Config, metrics: &Metrics) -> Self {
+    pub(super) fn new(route: Route, block_tokens: usize) -> Self {
         let client = InferenceServiceClient::new(route.endpoint);
         Self {
             client: client.max_decoding_message_size(route.max_message_bytes),
-            pool,
+            pool: route.pool,
             retry: route.retry,
             hedge: route.hedge,
-            resume: Arc::new(Resume::new(config.resume.clone(), &metrics.resumptions)),
-            block_tokens: config.balance.block_tokens,
+            resume: route.resume,
+            block_tokens,
         }
     }
 

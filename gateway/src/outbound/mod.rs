@@ -1,7 +1,7 @@
 //! THE outbound stack, and one client for each service behind the gateway.
 //!
 //! Map: `endpoint` (the way to a service, and how much is on it), `retry`, `hedge`, `exchange` (a call in both directions, as the
-//! pipeline uses it), `tokenizer`, `inference`, `safety` (wire types in and out end here), `balance` (which
+//! pipeline uses it), `memory` (what such a call has said, for when it goes on elsewhere), `tokenizer`, `inference`, `safety` (wire types in and out end here), `balance` (which
 //! replica of inference is asked), `generation` (tokens, whichever replica says them), `voice` (a call that says one answer of it, or all), `resume`
 //! (when a generation goes on elsewhere).
 //!
@@ -14,6 +14,7 @@ pub(crate) mod exchange;
 pub(crate) mod generation;
 pub(crate) mod hedge;
 pub(crate) mod inference;
+pub(crate) mod memory;
 mod resume;
 pub(crate) mod retry;
 pub(crate) mod safety;
@@ -39,6 +40,7 @@ use crate::{
 use balance::PrefixAware;
 use endpoint::Endpoint;
 use hedge::Hedge;
+use resume::Resume;
 use retry::Retry;
 
 /// Where the services are, each of them once or several times.
@@ -75,6 +77,8 @@ pub(crate) struct Route {
     pub(crate) endpoint: Endpoint,
     pub(crate) retry: Arc<Retry>,
     pub(crate) hedge: Arc<Hedge>,
+    pub(crate) resume: Arc<Resume>,
+    pub(crate) pool: Pool,
     /// The largest answer that is taken.
     pub(crate) max_message_bytes: usize,
 }
@@ -99,15 +103,15 @@ impl Outbound {
             endpoint: stack(pools.of(peer), peer, metrics),
             retry: Arc::new(Retry::new(config.retry.clone(), metrics.retries(peer))),
             hedge: Arc::new(Hedge::new(config.hedge.clone(), pools.of(peer).clone(), metrics.hedges(peer))),
+            resume: Arc::new(Resume::new(config.resume.clone(), metrics.resumptions(peer))),
+            pool: pools.of(peer).clone(),
             max_message_bytes: client.max_message_bytes,
         };
         Ok(Self {
             tokenizer: tokenizer::Tokenizer::new(route(Peer::Tokenizer, &config.tokenizer)),
             inference: inference::Inference::new(
                 route(Peer::Inference, &config.inference),
-                pools.inference.clone(),
-                config,
-                metrics,
+                config.balance.block_tokens,
             ),
             safety: safety::Safety::new(route(Peer::Safety, &config.safety)),
             pools,

@@ -1,4 +1,4 @@
-//! When a generation whose replica is lost goes on at another: only after what the loss of a replica can cause, only
+//! When a stream whose replica is lost goes on at another: only after what the loss of a replica can cause, only
 //! where there is another, so often and so long as the configuration allows, and within a budget of its own.
 //!
 //! The budget is not that of retries: the loss of one replica ends all its streams at once, and each of them must be
@@ -24,7 +24,7 @@ use crate::{
 /// The pause behind the first attempt that fails, and the longest. Each doubles.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 
-/// The resumptions of all generations.
+/// The resumptions of all streams through one service.
 #[derive(Debug)]
 pub(crate) struct Resume {
     config: config::Resume,
@@ -33,9 +33,9 @@ pub(crate) struct Resume {
 }
 
 impl Resume {
-    pub(super) fn new(config: config::Resume, metrics: &Resumptions) -> Self {
+    pub(super) fn new(config: config::Resume, metrics: Resumptions) -> Self {
         let budget = Budget::new(config.budget_ratio, config.budget_reserve);
-        Self { config, budget, metrics: metrics.clone() }
+        Self { config, budget, metrics }
     }
 
     /// So many answers have begun, and each earns its part of the budget.

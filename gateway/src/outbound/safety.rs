@@ -7,10 +7,20 @@ use weft_proto::safety::v1::{
     self as wire, Direction, ListPoliciesRequest, ScreenRequest, ScreenStreamRequest,
     safety_service_client::SafetyServiceClient,
 };
-use weft_runtime::{Deadline, client::Replica};
+use weft_runtime::{
+    Deadline,
+    client::{Pool, Replica},
+};
 
 use super::{
-    Route, attempt, endpoint::Endpoint, exchange::Exchange, failure, hedge::Hedge, request, retry::Retry,
+    Route, attempt,
+    endpoint::Endpoint,
+    exchange::{Elsewhere, Exchange},
+    failure,
+    hedge::Hedge,
+    request,
+    resume::Resume,
+    retry::Retry,
 };
 use crate::error::{Failure, Peer};
 
@@ -20,6 +30,8 @@ pub(crate) struct Safety {
     client: SafetyServiceClient<Endpoint>,
     retry: Arc<Retry>,
     hedge: Arc<Hedge>,
+    resume: Arc<Resume>,
+    pool: Pool,
 }
 
 /// What a policy does about a finding, mildest first.
@@ -78,6 +90,8 @@ impl Safety {
             client: client.max_decoding_message_size(route.max_message_bytes),
             retry: route.retry,
             hedge: route.hedge,
+            resume: route.resume,
+            pool: route.pool,
         }
     }
 
@@ -109,9 +123,11 @@ impl Safety {
         deadline: Option<Deadline>,
     ) -> Screening {
         let client = self.client.clone();
+        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), pool: self.pool.clone(), deadline };
         Exchange::new(
-            window,
-            move |texts| {
+            (Peer::Safety, window),
+            elsewhere,
+            move |texts, tried| {
                 let mut client = client.clone();
                 // Only the first message is asked for the policy and the direction.
                 let (mut policy, direction) = (Some(policy.clone()), Direction::Completion.into());
@@ -119,7 +135,7 @@ impl Safety {
                     let policy = policy.take().unwrap_or_default();
                     ScreenStreamRequest { policy, direction, text }
                 });
-                async move { client.screen_stream(request(messages, deadline)).await }
+                async move { client.screen_stream(attempt(messages, tried, deadline)).await }
             },
             |answer| match answer {
                 Ok(wire::ScreenStreamResponse { released, findings, blocked }) => Ok(Cleared {

@@ -10,10 +10,20 @@ use weft_proto::{
         GetTokenizerInfoRequest, SpellRequest, tokenizer_service_client::TokenizerServiceClient,
     },
 };
-use weft_runtime::{Deadline, client::Replica};
+use weft_runtime::{
+    Deadline,
+    client::{Pool, Replica},
+};
 
 use super::{
-    Route, attempt, endpoint::Endpoint, exchange::Exchange, failure, hedge::Hedge, request, retry::Retry,
+    Route, attempt,
+    endpoint::Endpoint,
+    exchange::{Elsewhere, Exchange},
+    failure,
+    hedge::Hedge,
+    request,
+    resume::Resume,
+    retry::Retry,
 };
 use crate::{
     error::{Error, Failure, Peer},
@@ -26,6 +36,8 @@ pub(crate) struct Tokenizer {
     client: TokenizerServiceClient<Endpoint>,
     retry: Arc<Retry>,
     hedge: Arc<Hedge>,
+    resume: Arc<Resume>,
+    pool: Pool,
 }
 
 /// What the tokenizer has loaded.
@@ -48,6 +60,8 @@ impl Tokenizer {
             client: client.max_decoding_message_size(route.max_message_bytes),
             retry: route.retry,
             hedge: route.hedge,
+            resume: route.resume,
+            pool: route.pool,
         }
     }
 
@@ -118,13 +132,15 @@ impl Tokenizer {
     /// Ids to text as they come, special tokens left out.
     pub(crate) fn decode(&self, window: usize, deadline: Option<Deadline>) -> Decoding {
         let client = self.client.clone();
+        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), pool: self.pool.clone(), deadline };
         Exchange::new(
-            window,
-            move |ids| {
+            (Peer::Tokenizer, window),
+            elsewhere,
+            move |ids, tried| {
                 let mut client = client.clone();
                 let messages =
                     ids.map(|token_ids| DecodeStreamRequest { token_ids, skip_special_tokens: None });
-                async move { client.decode_stream(request(messages, deadline)).await }
+                async move { client.decode_stream(attempt(messages, tried, deadline)).await }
             },
             |answer| match answer {
                 Ok(DecodeStreamResponse { text }) => Ok(text),

@@ -16,7 +16,10 @@ use super::{Ended, Note, Step};
 use crate::{
     error::{Error, Failure},
     latency::Underway,
-    outbound::exchange::Exchange,
+    outbound::{
+        exchange::Exchange,
+        memory::{Answer, Item},
+    },
 };
 
 /// Pairs a stage with a call. `U` comes first, so that it is dropped before the call: inference hears first that nobody
@@ -48,8 +51,8 @@ pub(super) enum Paired<A> {
 impl<U, Q, A> Duplex<U, Q, A>
 where
     U: Stream<Item = Result<Step<Q>, Error>> + Unpin,
-    Q: Send + 'static,
-    A: 'static,
+    Q: Item,
+    A: Answer,
 {
     /// Sends what `upstream` makes to a service, `window` pieces ahead of the answers.
     pub(super) fn new(
@@ -133,8 +136,8 @@ where
 impl<U, Q, A> Stream for Duplex<U, Q, A>
 where
     U: Stream<Item = Result<Step<Q>, Error>> + Unpin,
-    Q: Send + 'static,
-    A: 'static,
+    Q: Item,
+    A: Answer,
 {
     type Item = Result<Paired<A>, Error>;
 

@@ -114,6 +114,19 @@ pub(crate) struct Processes {
     pub(crate) safety: Running,
 }
 
+/// Replicas beside the first of each service.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct More<'a> {
+    pub(crate) tokenizer: &'a [&'a Running],
+    pub(crate) inference: &'a [&'a Running],
+    pub(crate) safety: &'a [&'a Running],
+}
+
+fn members(first: &Running, more: &[&Running]) -> Members {
+    let all = std::iter::once(&first).chain(more);
+    Members::Fixed(all.map(|running| Target::Pipe(running.connector.clone())).collect())
+}
+
 impl Front {
     pub(crate) async fn new() -> Self {
         Self::with("").await
@@ -128,31 +141,35 @@ impl Front {
 
     /// With these lines of configuration, ready or not.
     pub(crate) fn starting(config: &str) -> Self {
-        Self::beside(config, &[])
+        Self::beside(config, More::default())
     }
 
-    /// The same, with more replicas of inference.
-    pub(crate) fn beside(config: &str, more: &[&Running]) -> Self {
+    /// The same, with more replicas.
+    pub(crate) fn beside(config: &str, more: More<'_>) -> Self {
         Self::within(RuntimeConfig::default(), config, more)
     }
 
     /// The same, in a process of this configuration.
-    pub(crate) fn within(process: RuntimeConfig, config: &str, more: &[&Running]) -> Self {
-        let (tokenizer, inference, safety) = (Tokenizer::default(), Inference::default(), Safety::default());
+    pub(crate) fn within(process: RuntimeConfig, config: &str, more: More<'_>) -> Self {
+        Self::all(Tokenizer::default(), process, config, more)
+    }
+
+    /// With this tokenizer and more replicas.
+    pub(crate) fn of(tokenizer: Tokenizer, config: &str, more: More<'_>) -> Self {
+        Self::all(tokenizer, RuntimeConfig::default(), config, more)
+    }
+
+    fn all(tokenizer: Tokenizer, process: RuntimeConfig, config: &str, more: More<'_>) -> Self {
+        let (inference, safety) = (Inference::default(), Safety::default());
         let processes = Processes {
             tokenizer: double("tokenizer", tokenizer.services()),
             inference: double("inference", inference.services()),
             safety: double("safety", safety.services()),
         };
         let targets = Targets {
-            tokenizer: Target::Pipe(processes.tokenizer.connector.clone()).into(),
-            inference: Members::Fixed(
-                std::iter::once(&processes.inference)
-                    .chain(more.iter().copied())
-                    .map(|running| Target::Pipe(running.connector.clone()))
-                    .collect(),
-            ),
-            safety: Target::Pipe(processes.safety.connector.clone()).into(),
+            tokenizer: members(&processes.tokenizer, more.tokenizer),
+            inference: members(&processes.inference, more.inference),
+            safety: members(&processes.safety, more.safety),
         };
         let config = parse(config);
         let (http, incoming) = pipe::pipe();
@@ -276,11 +293,16 @@ impl Answer {
     }
 
     /// Reads it all, and checks its shape.
-    pub(crate) async fn whole(mut self) -> Whole {
-        let Some(Event::Started(started)) = self.event().await.unwrap() else { panic!("no Started") };
+    pub(crate) async fn whole(self) -> Whole {
+        self.try_whole().await.unwrap()
+    }
+
+    /// The same, if it does not fail.
+    pub(crate) async fn try_whole(mut self) -> Result<Whole, Status> {
+        let Some(Event::Started(started)) = self.event().await? else { panic!("no Started") };
         let (mut text, mut tokens) = (String::new(), Vec::new());
         let finished = loop {
-            match self.event().await.unwrap() {
+            match self.event().await? {
                 Some(Event::Delta(delta)) => {
                     text.push_str(&delta.text);
                     tokens.extend(delta.tokens);
@@ -289,8 +311,8 @@ impl Answer {
                 other => panic!("{text:?}, then {other:?}"),
             }
         };
-        assert!(self.event().await.unwrap().is_none(), "something came after Finished");
-        Whole { started, text, tokens, finished }
+        assert!(self.event().await?.is_none(), "something came after Finished");
+        Ok(Whole { started, text, tokens, finished })
     }
 }
 

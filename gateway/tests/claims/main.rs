@@ -20,5 +20,6 @@ mod quota;
 mod readiness;
 mod replicas;
 mod screening;
+mod streams;
 mod telemetry;
 mod validation;

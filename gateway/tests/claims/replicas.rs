@@ -9,7 +9,7 @@ use weft_runtime::status::{unavailable, with_reason};
 
 use crate::{
     doubles::inference::{Call, Inference},
-    front::{Answer, Front, Running, again, ask, double},
+    front::{Answer, Front, More, Running, again, ask, double},
 };
 
 /// An answer of which something was read.
@@ -40,7 +40,7 @@ impl Pair {
     async fn with(config: &str) -> Self {
         let other = Inference::default();
         let other_process = double("inference", other.services());
-        let front = Front::beside(config, &[&other_process]);
+        let front = Front::beside(config, More { inference: &[&other_process], ..More::default() });
         let pair = Self { front, other, other_process };
         pair.fit(2.0).await;
         pair.front.gateway.context.health.serving().await;
@@ -105,7 +105,7 @@ async fn an_answer_whose_replica_dies_is_asked_of_the_other_behind_what_was_said
     call.tokens(&[pair.front.tokenizer.id("was a weaver")]).await;
     call.finish(FinishReason::Length, None).await;
     assert_eq!(answer.rest().await, "once upon a time there was a weaver");
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{outcome=\"resumed\"}"), 1.0);
+    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"resumed\"}"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn an_answer_that_loses_replica_after_replica_is_given_up() {
     }
     call.fail(unavailable("STOPPING", "this replica is stopping", None)).await;
     assert_eq!(answer.failure().await.code(), Code::Unavailable);
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{outcome=\"refused\"}"), 1.0);
+    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"refused\"}"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +149,7 @@ async fn what_another_replica_has_against_it_is_not_the_callers_fault() {
     call.fail(unavailable("STOPPING", "this replica is stopping", None)).await;
     let status = answer.failure().await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{outcome=\"failed\"}"), 1.0);
+    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"failed\"}"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn a_replica_with_another_vocabulary_is_not_used_and_named() {
     let other = Inference::default();
     other.set_fingerprint("another");
     let other_process = double("inference", other.services());
-    let front = Front::beside("", &[&other_process]);
+    let front = Front::beside("", More { inference: &[&other_process], ..More::default() });
     let pair = Pair { front, other, other_process };
     pair.front.gateway.context.health.serving().await;
     for _ in 0..20 {

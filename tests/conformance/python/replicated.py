@@ -29,14 +29,14 @@ OPTIONS = {
     "Write a poem about a loom.": {"n": 3, "sampling": {"temperature": 1, "seed": 7}},
     "Tell me a story about a fox.": {"sampling": {"temperature": 0.8, "top_p": 0.9, "seed": 11}},
 }
-# Admission lets all streams in: on a slow machine it would refuse what must wait longer than usual while a replica is
-# away, and here every stream is to be seen through. For the same reason whoever ends waits for its calls as long as
-# they may take there.
-DRAIN_LIMIT = "300s"
-GATEWAY = f"""
+# Services do not wait for their calls for long, so most of them go on elsewhere. A gateway waits for its own as long as
+# they may take on a slow machine: nobody goes on for it. There admission would refuse what must wait longer than usual
+# while a replica is away, so it lets all streams in: here every stream is to be seen through.
+SERVICE_DRAIN_LIMIT = "1s"
+GATEWAY = """
 [drain]
 announce = "1s"
-limit = "{DRAIN_LIMIT}"
+limit = "300s"
 [admission]
 min_tokens_in_flight = 24576
 max_wait = "60s"
@@ -66,7 +66,7 @@ class Replicated:
         }
         self.services = {
             name: [
-                Service(BINARIES, name, folder / f"{name}-{n}.log", drain__limit=DRAIN_LIMIT, **settings.get(name, {}))
+                Service(BINARIES, name, folder / f"{name}-{n}.log", drain__limit=SERVICE_DRAIN_LIMIT, **settings.get(name, {}))
                 for n in range(counts.get(name, 1))
             ]
             for name in ("tokenizer", "safety", "inference")
@@ -107,9 +107,14 @@ class Replicated:
         start = f'weft_rpc_client_replica_fit{{peer="{peer}"'
         return min(int(metric(gateway, start)) for gateway in self.services["gateway"])
 
+    def resumed(self, peer: str) -> int:
+        """Answers that went on at another replica of a service, in the first gateway."""
+        labels = f'{{service="{peer}",outcome="resumed"}}'
+        return int(metric(self.gateway, f"weft_gateway_resumptions_total{labels}"))
+
     def streams_on(self, replica: Service) -> int:
-        """Calls of the first gateway to a replica of inference that have not ended."""
-        labels = f'{{peer="inference",replica="{replica.address}"}}'
+        """Calls of the first gateway to a replica that have not ended."""
+        labels = f'{{peer="{replica.name}",replica="{replica.address}"}}'
         return int(metric(self.gateway, f"weft_rpc_client_replica_in_flight{labels}"))
 
 

@@ -34,7 +34,7 @@ class Service:
         self.address = f"127.0.0.1:{free_port()}"
         self._admin = f"127.0.0.1:{free_port()}"
         self._log = log
-        self._name = name
+        self.name = name
         self._credentials = credentials
         own = {"server__listen": self.address, "server__admin": self._admin}
         self.http = f"127.0.0.1:{free_port()}"
@@ -99,7 +99,7 @@ class Service:
         while not self._is_healthy(channel):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 channel.close()
-                raise RuntimeError(f"{self._name} did not start; its log:\n{self._log.read_text(errors='replace')}")
+                raise RuntimeError(f"{self.name} did not start; its log:\n{self._log.read_text(errors='replace')}")
             time.sleep(0.05)
         return channel
 

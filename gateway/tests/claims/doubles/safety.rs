@@ -1,6 +1,9 @@
 //! A safety filter with three words that it minds.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use tokio::sync::watch;
@@ -33,13 +36,22 @@ struct State {
     open: watch::Sender<bool>,
     policies: Mutex<Vec<String>>,
     asked: Mutex<Vec<String>>,
+    /// Messages of streams to screen.
+    heard: AtomicUsize,
 }
 
 impl Default for Safety {
     fn default() -> Self {
         let (policies, asked) =
             (Mutex::new(vec!["default".to_owned(), "strict".to_owned()]), Mutex::default());
-        Self { state: Arc::new(State { open: watch::Sender::new(true), policies, asked }) }
+        Self {
+            state: Arc::new(State {
+                open: watch::Sender::new(true),
+                policies,
+                asked,
+                heard: AtomicUsize::new(0),
+            }),
+        }
     }
 }
 
@@ -51,6 +63,11 @@ impl Safety {
     /// Lets prompts wait for their verdict, or lets them go.
     pub(crate) fn hold_verdicts(&self, hold: bool) {
         self.state.open.send_replace(!hold);
+    }
+
+    /// How many messages of streams to screen it was sent.
+    pub(crate) fn heard(&self) -> usize {
+        self.state.heard.load(Ordering::SeqCst)
     }
 
     /// The policies that calls named, in order.
@@ -143,8 +160,9 @@ impl SafetyService for Safety {
             return Err(Status::invalid_argument("no first message"));
         };
         self.state.asked.lock().unwrap().push(first.policy.clone());
-        let session = (texts, Judge::default(), Some(first), false);
-        let answers = stream::try_unfold(session, |(mut texts, mut judge, first, done)| async move {
+        let state = Arc::clone(&self.state);
+        let session = (state, texts, Judge::default(), Some(first), false);
+        let answers = stream::try_unfold(session, |(state, mut texts, mut judge, first, done)| async move {
             if done {
                 return Ok(None);
             }
@@ -152,10 +170,11 @@ impl SafetyService for Safety {
                 Some(first) => Some(first),
                 None => texts.message().await?,
             };
+            state.heard.fetch_add(1, Ordering::SeqCst);
             let last = message.is_none();
             let answer = judge.push(&message.map(|message| message.text).unwrap_or_default(), last);
             let done = last || answer.blocked;
-            Ok(Some((answer, (texts, judge, None, done))))
+            Ok(Some((answer, (state, texts, judge, None, done))))
         });
         Ok(Response::new(answers.boxed()))
     }

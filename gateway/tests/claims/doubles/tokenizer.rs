@@ -1,6 +1,9 @@
 //! A tokenizer whose ids are indices into a list of words.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -22,8 +25,10 @@ pub(crate) struct Tokenizer {
 
 #[derive(Default)]
 struct State {
-    /// What ids mean.
-    words: Mutex<Vec<String>>,
+    /// What ids mean, to all twins.
+    words: Arc<Mutex<Vec<String>>>,
+    /// Messages of streams to decode.
+    heard: AtomicUsize,
     /// The texts that were encoded.
     encoded: Mutex<Vec<String>>,
     fingerprint: Mutex<Option<String>>,
@@ -32,6 +37,17 @@ struct State {
 impl Tokenizer {
     pub(crate) fn services(&self) -> Services {
         Services::new().add(TokenizerServiceServer::new(self.clone()))
+    }
+
+    /// A replica of it, for which every id means the same.
+    pub(crate) fn twin(&self) -> Self {
+        let words = Arc::clone(&self.state.words);
+        Self { state: Arc::new(State { words, ..State::default() }) }
+    }
+
+    /// How many messages of streams to decode it was sent.
+    pub(crate) fn heard(&self) -> usize {
+        self.state.heard.load(Ordering::SeqCst)
     }
 
     /// Gives a word an id.
@@ -111,6 +127,7 @@ impl TokenizerService for Tokenizer {
                 return Ok(None);
             }
             let message = ids.message().await?;
+            tokenizer.state.heard.fetch_add(1, Ordering::SeqCst);
             let done = message.is_none();
             let text = match message {
                 Some(message) => tokenizer.decode_some(&mut held, &message.token_ids),

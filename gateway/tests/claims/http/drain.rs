@@ -10,13 +10,13 @@ use tower::ServiceExt as _;
 use weft_runtime::{RuntimeConfig, admin, drain::DrainConfig, pipe::Pipe};
 
 use super::client::{CHAT, post, question, send, words_of};
-use crate::front::{Front, quiet};
+use crate::front::{Front, More, quiet};
 
 const ANNOUNCE: Duration = Duration::from_secs(2);
 
 async fn front() -> Front {
     let drain = DrainConfig { announce: ANNOUNCE, limit: Duration::from_secs(60) };
-    let front = Front::within(RuntimeConfig { drain, ..RuntimeConfig::default() }, "", &[]);
+    let front = Front::within(RuntimeConfig { drain, ..RuntimeConfig::default() }, "", More::default());
     front.gateway.context.health.serving().await;
     front
 }

@@ -16,7 +16,7 @@ use tokio_rustls::{
 use weft_runtime::{RuntimeConfig, pipe::Pipe, tls::ServerTls};
 
 use super::client::raw;
-use crate::front::Front;
+use crate::front::{Front, More};
 
 /// A folder with an authority, and what it signs.
 struct Papers {
@@ -60,7 +60,7 @@ impl Papers {
             key: self.path("gateway.key"),
             client_ca: mutual.then(|| self.path("ca.pem")),
         });
-        let front = Front::within(process, "", &[]);
+        let front = Front::within(process, "", More::default());
         front.gateway.context.health.serving().await;
         front
     }
