@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use weft_runtime::config::{FromConfig, Section, any, between, positive};
 
-/// When an answer whose inference replica is lost goes on at another.
+/// When an answer that loses a replica (of inference, the tokenizer or the filter) goes on at another.
 #[derive(Clone, Debug)]
 pub(crate) struct Resume {
     /// Whether it does at all.
     pub(crate) enabled: bool,
-    /// How often one answer may.
+    /// How often one answer may, for each of the services.
     pub(crate) max_per_answer: u32,
     /// How long an answer may be without a replica each time.
     pub(crate) patience: Duration,

@@ -11,11 +11,7 @@ use futures::{
 };
 use tonic::{Response, Status, Streaming};
 use tracing::{Instrument as _, Span};
-use weft_runtime::{
-    Deadline,
-    client::{Pool, Tried},
-    status::is_retryable,
-};
+use weft_runtime::{Deadline, client::Tried, status::is_retryable};
 
 use super::{
     memory::{Answer, Item, Memory},
@@ -35,7 +31,8 @@ pub(crate) struct Exchange<Q, A> {
     /// `None` where it cannot go on elsewhere.
     elsewhere: Option<Elsewhere>,
     line: Line<Q, A>,
-    memory: Memory<Q, A>,
+    // Boxed, because this moves from stage to stage.
+    memory: Box<Memory<Q, A>>,
     /// Who was asked; the last one answers.
     tried: Tried,
     /// How often it has gone on elsewhere.
@@ -54,7 +51,6 @@ type Opener<Q, A> = Arc<dyn Fn(Tried) -> Call<Q, A> + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(super) struct Elsewhere {
     pub(super) resume: Arc<Resume>,
-    pub(super) pool: Pool,
     pub(super) deadline: Option<Deadline>,
 }
 
@@ -112,7 +108,7 @@ impl<Q: Item, A: Answer> Exchange<Q, A> {
             open,
             elsewhere: None,
             line,
-            memory: Memory::default(),
+            memory: Box::default(),
             tried: Tried::default(),
             resumed: 0,
             prepared: false,
@@ -228,9 +224,9 @@ impl<Q: Item, A: Answer> Exchange<Q, A> {
 
     /// Whether the call goes on at another replica, which is asked.
     fn reopens(&mut self, loss: &Failure) -> bool {
-        let Some(Elsewhere { resume, pool, deadline }) = &self.elsewhere else { return false };
+        let Some(Elsewhere { resume, deadline }) = &self.elsewhere else { return false };
         let lost = self.tried.last();
-        if self.memory.is_complete() || !resume.allows(&loss.status, self.resumed, lost, pool) {
+        if self.memory.is_complete() || !resume.allows(&loss.status, self.resumed, lost) {
             return false;
         }
         self.resumed += 1;

@@ -167,7 +167,7 @@ impl Generation {
     /// Asks another replica to go on with an answer.
     fn go_on(&self, answer: u32, lost: &Voice, status: &Status) -> Result<Voice, Status> {
         let (inference, status) = (self.inference.clone(), status.clone());
-        if !inference.resume.allows(&status, lost.resumed, lost.tried.last(), &inference.pool) {
+        if !inference.resume.allows(&status, lost.resumed, lost.tried.last()) {
             return Err(status);
         }
         let (said, resumed) = (self.answers[answer as usize].said.clone(), lost.resumed + 1);

@@ -13,7 +13,7 @@ use weft_proto::{
 };
 use weft_runtime::{
     Deadline,
-    client::{Pool, Replica, Tried},
+    client::{Replica, Tried},
     status,
 };
 
@@ -31,7 +31,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Inference {
     client: InferenceServiceClient<Endpoint>,
-    pub(super) pool: Pool,
     retry: Arc<Retry>,
     hedge: Arc<Hedge>,
     pub(super) resume: Arc<Resume>,
@@ -80,7 +79,6 @@ impl Inference {
         let client = InferenceServiceClient::new(route.endpoint);
         Self {
             client: client.max_decoding_message_size(route.max_message_bytes),
-            pool: route.pool,
             retry: route.retry,
             hedge: route.hedge,
             resume: route.resume,
@@ -102,7 +100,7 @@ impl Inference {
         let tried = Tried::default();
         let open = || self.open(message.clone(), &tried, deadline);
         // A replica that is lost before its first token is as little the caller's matter as one that is lost later.
-        let elsewhere = |status: &Status| self.resume.rescues(status, &self.pool);
+        let elsewhere = |status: &Status| self.resume.rescues(status);
         let ours = |status| {
             failure(Peer::Inference, of_adapter(status), |theirs| our_field(theirs, field, constraint))
         };

@@ -78,7 +78,6 @@ pub(crate) struct Route {
     pub(crate) retry: Arc<Retry>,
     pub(crate) hedge: Arc<Hedge>,
     pub(crate) resume: Arc<Resume>,
-    pub(crate) pool: Pool,
     /// The largest answer that is taken.
     pub(crate) max_message_bytes: usize,
 }
@@ -103,8 +102,11 @@ impl Outbound {
             endpoint: stack(pools.of(peer), peer, metrics),
             retry: Arc::new(Retry::new(config.retry.clone(), metrics.retries(peer))),
             hedge: Arc::new(Hedge::new(config.hedge.clone(), pools.of(peer).clone(), metrics.hedges(peer))),
-            resume: Arc::new(Resume::new(config.resume.clone(), metrics.resumptions(peer))),
-            pool: pools.of(peer).clone(),
+            resume: Arc::new(Resume::new(
+                config.resume.clone(),
+                pools.of(peer).clone(),
+                metrics.resumptions(peer),
+            )),
             max_message_bytes: client.max_message_bytes,
         };
         Ok(Self {

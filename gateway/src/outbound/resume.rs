@@ -28,14 +28,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_
 #[derive(Debug)]
 pub(crate) struct Resume {
     config: config::Resume,
+    pool: Pool,
     budget: Budget,
     metrics: Resumptions,
 }
 
 impl Resume {
-    pub(super) fn new(config: config::Resume, metrics: Resumptions) -> Self {
+    pub(super) fn new(config: config::Resume, pool: Pool, metrics: Resumptions) -> Self {
         let budget = Budget::new(config.budget_ratio, config.budget_reserve);
-        Self { config, budget, metrics }
+        Self { config, pool, budget, metrics }
     }
 
     /// So many answers have begun, and each earns its part of the budget.
@@ -44,13 +45,13 @@ impl Resume {
     }
 
     /// Whether an answer that ended with this status, and has gone on `resumed` times, may go on elsewhere.
-    pub(super) fn allows(&self, status: &Status, resumed: u32, lost: Option<ReplicaId>, pool: &Pool) -> bool {
+    pub(super) fn allows(&self, status: &Status, resumed: u32, lost: Option<ReplicaId>) -> bool {
         if !is_retryable(status) {
             return false;
         }
         let may = self.config.enabled
             && resumed < self.config.max_per_answer
-            && has_other(pool, lost)
+            && self.has_other(lost)
             && self.budget.spend();
         if !may {
             self.metrics.count(Outcome::Refused);
@@ -60,13 +61,13 @@ impl Resume {
 
     /// Whether a call that had not begun may be made again on this budget: its replica was lost, and did not merely
     /// refuse it, and there is another.
-    pub(super) fn rescues(&self, status: &Status, pool: &Pool) -> bool {
+    pub(super) fn rescues(&self, status: &Status) -> bool {
         let refused = asked_to_wait(status).is_some();
-        self.config.enabled && !refused && has_other(pool, None) && self.budget.spend()
+        self.config.enabled && !refused && self.has_other(None) && self.budget.spend()
     }
 
     /// Calls `open` until a replica goes on, one fails for good, or the patience is over. `loss` is why; what another
-    /// replica has against the generation is not its caller's fault, so then the caller is told of the loss.
+    /// replica has against the answer is not its caller's fault, so then the caller is told of the loss.
     pub(super) async fn run<T, Fut>(
         &self,
         loss: Status,
@@ -110,13 +111,14 @@ impl Resume {
         let patient = lost.elapsed() + pause <= self.config.patience;
         (is_retryable(status) && in_time && patient).then_some(pause)
     }
-}
 
-/// Whether there is a replica beside the lost one that could be asked.
-fn has_other(pool: &Pool, lost: Option<ReplicaId>) -> bool {
-    let mut usable = pool.replicas().into_iter().filter(|replica| replica.fitness() != Fitness::Foreign);
-    match lost {
-        Some(lost) => usable.any(|replica| replica.id() != lost),
-        None => usable.count() > 1,
+    /// Whether there is a replica beside the lost one that could be asked.
+    fn has_other(&self, lost: Option<ReplicaId>) -> bool {
+        let mut usable =
+            self.pool.replicas().into_iter().filter(|replica| replica.fitness() != Fitness::Foreign);
+        match lost {
+            Some(lost) => usable.any(|replica| replica.id() != lost),
+            None => usable.count() > 1,
+        }
     }
 }

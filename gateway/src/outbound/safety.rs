@@ -7,10 +7,7 @@ use weft_proto::safety::v1::{
     self as wire, Direction, ListPoliciesRequest, ScreenRequest, ScreenStreamRequest,
     safety_service_client::SafetyServiceClient,
 };
-use weft_runtime::{
-    Deadline,
-    client::{Pool, Replica},
-};
+use weft_runtime::{Deadline, client::Replica};
 
 use super::{
     Route, attempt,
@@ -31,7 +28,6 @@ pub(crate) struct Safety {
     retry: Arc<Retry>,
     hedge: Arc<Hedge>,
     resume: Arc<Resume>,
-    pool: Pool,
 }
 
 /// What a policy does about a finding, mildest first.
@@ -91,7 +87,6 @@ impl Safety {
             retry: route.retry,
             hedge: route.hedge,
             resume: route.resume,
-            pool: route.pool,
         }
     }
 
@@ -123,7 +118,7 @@ impl Safety {
         deadline: Option<Deadline>,
     ) -> Screening {
         let client = self.client.clone();
-        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), pool: self.pool.clone(), deadline };
+        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), deadline };
         Exchange::new(
             (Peer::Safety, window),
             elsewhere,

@@ -10,10 +10,7 @@ use weft_proto::{
         GetTokenizerInfoRequest, SpellRequest, tokenizer_service_client::TokenizerServiceClient,
     },
 };
-use weft_runtime::{
-    Deadline,
-    client::{Pool, Replica},
-};
+use weft_runtime::{Deadline, client::Replica};
 
 use super::{
     Route, attempt,
@@ -37,7 +34,6 @@ pub(crate) struct Tokenizer {
     retry: Arc<Retry>,
     hedge: Arc<Hedge>,
     resume: Arc<Resume>,
-    pool: Pool,
 }
 
 /// What the tokenizer has loaded.
@@ -61,7 +57,6 @@ impl Tokenizer {
             retry: route.retry,
             hedge: route.hedge,
             resume: route.resume,
-            pool: route.pool,
         }
     }
 
@@ -132,7 +127,7 @@ impl Tokenizer {
     /// Ids to text as they come, special tokens left out.
     pub(crate) fn decode(&self, window: usize, deadline: Option<Deadline>) -> Decoding {
         let client = self.client.clone();
-        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), pool: self.pool.clone(), deadline };
+        let elsewhere = Elsewhere { resume: Arc::clone(&self.resume), deadline };
         Exchange::new(
             (Peer::Tokenizer, window),
             elsewhere,

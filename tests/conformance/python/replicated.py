@@ -66,7 +66,13 @@ class Replicated:
         }
         self.services = {
             name: [
-                Service(BINARIES, name, folder / f"{name}-{n}.log", drain__limit=SERVICE_DRAIN_LIMIT, **settings.get(name, {}))
+                Service(
+                    BINARIES,
+                    name,
+                    folder / f"{name}-{n}.log",
+                    drain__limit=SERVICE_DRAIN_LIMIT,
+                    **settings.get(name, {}),
+                )
                 for n in range(counts.get(name, 1))
             ]
             for name in ("tokenizer", "safety", "inference")

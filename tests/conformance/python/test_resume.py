@@ -1,8 +1,9 @@
 """`kill -9` of replicas under streams: none fails, and each says what it says undisturbed.
 
-A replica of inference, one of the tokenizer and one of the safety filter die at the same moment. Most answers are greedy;
-some are drawn, and some calls have three. `pytest test_resume.py --full` kills 20 times under 64 streams; without it, it is
-a few of each. In f32 each answer must equal the undisturbed one; with `--dtype bf16` calls whose answers do not are counted.
+A replica of inference, one of the tokenizer and one of the safety filter die at the same moment. Most answers are
+greedy; some are drawn, and some calls have three. `pytest test_resume.py --full` kills 20 times under 64 streams; without
+it, it is a few of each. In f32 each answer must equal the undisturbed one; with `--dtype bf16` calls whose answers do
+not are counted.
 """
 
 import time
@@ -34,7 +35,9 @@ def test_no_stream_is_lost_with_a_replica(
             victims = [replicated.services[peer][kill % 2] for peer in PEERS]
             for victim in victims:
                 eventually(
-                    lambda victim=victim: replicated.streams_on(victim) >= streams // 4, 300, f"streams on {victim.name}"
+                    lambda victim=victim: replicated.streams_on(victim) >= streams // 4,
+                    300,
+                    f"streams on {victim.name}",
                 )
             # Not always at the same moment of their lives.
             time.sleep(0.05 * (kill % 5))

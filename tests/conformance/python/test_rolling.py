@@ -1,5 +1,7 @@
 """Every process of a mesh is restarted, one after another, under load: nobody notices.
 
+Services wait for their calls less long than an answer takes, so most of what passes through them goes on elsewhere.
+
 `pytest test_rolling.py --full` goes round three times under 32 streams; without it, once under 4.
 """
 
