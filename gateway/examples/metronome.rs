@@ -6,7 +6,15 @@
 //! `cargo run --example metronome -- --config /dev/null`, with `WEFT__METRONOME__BEAT=20ms` and, for the second door,
 //! `WEFT__METRONOME__HTTP=127.0.0.1:8000`.
 
-use std::{convert::Infallible, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -17,7 +25,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use http_body_util::StreamBody;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
+use tokio::{sync::oneshot, time::Instant};
 use tonic::{Request, Response, Status, async_trait, body::Body};
 use tower::{layer::util::Identity, util::BoxCloneSyncService};
 use weft_proto::{
@@ -51,7 +59,7 @@ fn main() -> ExitCode {
         Ok::<_, BoxError>(match metronome.http {
             Some(address) => {
                 let incoming = Incoming::listen("metronome.http", address).await?;
-                services.door(Door::new(incoming, openai(metronome.beat), Identity::new()))
+                services.door(Door::new(incoming, openai(metronome.pace), Identity::new()))
             }
             None => services,
         })
@@ -71,33 +79,83 @@ impl FromConfig for Config {
 /// Answers with one token for each beat.
 #[derive(Clone)]
 struct Metronome {
-    beat: Duration,
+    pace: Pace,
     http: Option<SocketAddr>,
 }
 
 impl FromConfig for Metronome {
     fn from_config(section: &mut Section<'_>) -> Self {
         Self {
-            beat: section.value("beat", Duration::from_millis(20), positive()),
+            pace: Pace::of(section.value("beat", Duration::from_millis(20), positive())),
             http: section.optional("http", any()),
         }
     }
 }
 
-/// When the `index`-th message of an answer of so many tokens goes out: the beginning comes with the first token, the end
-/// with the last.
-async fn beat(begun: Instant, beat: Duration, index: u32, tokens: u32) {
-    sleep_until(begun + beat * index.clamp(1, tokens)).await;
+/// Beats to some ten microseconds. The timer of tokio knows milliseconds, and rounds up to them: what is added to a request
+/// before its first beat would vanish in that, or be doubled by it.
+#[derive(Clone)]
+struct Pace {
+    beat: Duration,
+    asked: Sender<Beat>,
+}
+
+/// When, and who waits for it.
+type Beat = (Instant, oneshot::Sender<()>);
+
+impl Pace {
+    fn of(beat: Duration) -> Self {
+        let (asked, beats) = channel();
+        thread::spawn(move || strike(&beats));
+        Self { beat, asked }
+    }
+
+    /// When the `index`-th message of an answer of so many tokens goes out: the beginning comes with the first token, the
+    /// end with the last.
+    async fn wait(&self, begun: Instant, index: u32, tokens: u32) {
+        let (struck, waiting) = oneshot::channel();
+        let when = begun + self.beat * index.clamp(1, tokens);
+        if when > Instant::now() && self.asked.send((when, struck)).is_ok() {
+            let _ = waiting.await;
+        }
+    }
+}
+
+/// Wakes each when it is time, until nobody can ask any more.
+fn strike(beats: &Receiver<Beat>) {
+    let (mut due, mut count) = (BTreeMap::<(Instant, u64), _>::new(), 0);
+    loop {
+        let first = due.first_key_value();
+        let left = first.map(|((when, _), _)| when.saturating_duration_since(Instant::now()));
+        let next = left.map_or_else(
+            || beats.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            |left| beats.recv_timeout(left),
+        );
+        match next {
+            Ok((when, waiting)) => {
+                count += 1;
+                due.insert((when, count), waiting);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let later = due.split_off(&(Instant::now(), u64::MAX));
+                for (_, waiting) in std::mem::replace(&mut due, later) {
+                    // A caller that has left is no loss.
+                    let _: Result<(), ()> = waiting.send(());
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
 }
 
 /// An engine that speaks OpenAI's HTTP, as far as a gateway in front of it needs it.
-fn openai(beat: Duration) -> Routes {
+fn openai(pace: Pace) -> Routes {
     let models = || async {
         let list = json!({"object": "list", "data": [{"id": "metronome", "object": "model"}]});
         ([("content-type", "application/json")], list.to_string())
     };
     let chat =
-        move |asked: Bytes| async move { chat(&serde_json::from_slice(&asked).unwrap_or_default(), beat) };
+        move |asked: Bytes| async move { chat(&serde_json::from_slice(&asked).unwrap_or_default(), pace) };
     let router = Router::new()
         .route("/health", get(|| async { "" }))
         .route("/v1/models", get(models))
@@ -110,26 +168,30 @@ fn openai(beat: Duration) -> Routes {
 }
 
 /// A stream of events.
-fn chat(asked: &Value, beat: Duration) -> HttpResponse {
+fn chat(asked: &Value, pace: Pace) -> HttpResponse {
     let tokens = asked["max_tokens"].as_u64().and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(TOKENS);
-    let frames = events(beat, tokens).map(|event| Ok::<_, Infallible>(http_body::Frame::data(event)));
+    let frames = events(pace, tokens).map(|event| Ok::<_, Infallible>(http_body::Frame::data(event)));
     let headers = [("content-type", "text/event-stream"), ("cache-control", "no-cache")];
     (headers, axum::body::Body::new(StreamBody::new(frames))).into_response()
 }
 
-fn events(beat: Duration, tokens: u32) -> impl Stream<Item = Bytes> {
+fn events(pace: Pace, tokens: u32) -> impl Stream<Item = Bytes> {
     let begun = Instant::now();
     let event = |delta: &Value, reason: Option<&str>| {
         let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
         let chunk = json!({"id": "beat", "object": "chat.completion.chunk", "model": "metronome", "choices": [choice]});
         Bytes::from(format!("data: {chunk}\n\n"))
     };
-    stream::iter(0..=tokens + 1).then(move |index| async move {
-        self::beat(begun, beat, index, tokens).await;
-        match index {
-            0 => event(&json!({"role": "assistant", "content": ""}), None),
-            token if token <= tokens => event(&json!({"content": " more"}), None),
-            _ => [event(&json!({}), Some("length")), Bytes::from_static(b"data: [DONE]\n\n")].concat().into(),
+    let said = move |index| match index {
+        0 => event(&json!({"role": "assistant", "content": ""}), None),
+        token if token <= tokens => event(&json!({"content": " more"}), None),
+        _ => [event(&json!({}), Some("length")), Bytes::from_static(b"data: [DONE]\n\n")].concat().into(),
+    };
+    stream::iter(0..=tokens + 1).then(move |index| {
+        let pace = pace.clone();
+        async move {
+            pace.wait(begun, index, tokens).await;
+            said(index)
         }
     })
 }
@@ -158,12 +220,15 @@ impl InferenceService for Metronome {
         &self,
         request: Request<GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let (begun, beat, request) = (Instant::now(), self.beat, request.into_inner());
+        let (begun, pace, request) = (Instant::now(), self.pace.clone(), request.into_inner());
         let prompt_tokens = u32::try_from(request.prompt_token_ids.len()).unwrap_or(u32::MAX);
         let tokens = request.stop.and_then(|stop| stop.max_tokens).unwrap_or(TOKENS);
-        let messages = stream::iter(0..tokens + 2).then(move |index| async move {
-            self::beat(begun, beat, index, tokens).await;
-            Ok(GenerateResponse { event: Some(event(index, prompt_tokens, tokens)) })
+        let messages = stream::iter(0..tokens + 2).then(move |index| {
+            let pace = pace.clone();
+            async move {
+                pace.wait(begun, index, tokens).await;
+                Ok(GenerateResponse { event: Some(event(index, prompt_tokens, tokens)) })
+            }
         });
         Ok(Response::new(messages.boxed()))
     }
