@@ -232,8 +232,13 @@ impl<Q: Item, A: Answer> Exchange<Q, A> {
         self.resumed += 1;
         self.tried = self.tried.of_last();
         let (peer, resumed, why) = (self.peer.name(), self.resumed, loss.status.message());
-        let message = "the replica that an answer passes through is lost; the answer goes on through another";
-        tracing::warn!(parent: &self.span, peer, resumed, why, "{message}");
+        tracing::warn!(
+            parent: &self.span,
+            peer,
+            resumed,
+            why,
+            "the replica that an answer passes through is lost; it goes on through another"
+        );
         let (resume, deadline, status) = (Arc::clone(resume), *deadline, loss.status.clone());
         let (open, tried, (answered, told)) =
             (Arc::clone(&self.open), self.tried.clone(), self.memory.so_far());
