@@ -7,7 +7,7 @@ mod answer;
 pub(crate) mod kserve;
 mod parse;
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt as _, stream};
 use opentelemetry::trace::{TraceContextExt as _, TraceId};
@@ -34,7 +34,7 @@ use crate::{
 /// Serves the public API.
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     models: Models,
     limits: Limits,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Gateway {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Gateway {
-    pub(crate) fn new(pipeline: Pipeline, models: Models, limits: Limits) -> Self {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, models: Models, limits: Limits) -> Self {
         Self { pipeline, models, limits }
     }
 

@@ -24,6 +24,8 @@ mod spelling;
 mod sse;
 mod wire;
 
+use std::sync::Arc;
+
 use axum::{
     extract::Request,
     response::{IntoResponse, Response},
@@ -42,7 +44,7 @@ use crate::{
 /// What every handler works with. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Desk {
-    pub(crate) pipeline: Pipeline,
+    pub(crate) pipeline: Arc<Pipeline>,
     pub(crate) models: Models,
     pub(crate) limits: Limits,
     /// The largest body.
@@ -57,7 +59,7 @@ pub(crate) fn door(incoming: Incoming, desk: Desk) -> Door {
 }
 
 impl Desk {
-    pub(crate) fn new(pipeline: Pipeline, models: Models, limits: Limits, most_bytes: usize) -> Self {
+    pub(crate) fn new(pipeline: Arc<Pipeline>, models: Models, limits: Limits, most_bytes: usize) -> Self {
         Self { pipeline, models, limits, most_bytes, opened: wire::now() }
     }
 

@@ -28,6 +28,8 @@ mod request;
 pub use config::Config;
 pub use outbound::Targets;
 
+use std::sync::Arc;
+
 use weft_proto::{
     gateway::v1::gateway_service_server::GatewayServiceServer,
     kserve::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -88,7 +90,7 @@ pub async fn start_with(
     let latency = LatencyLayer::new(LatencyMetrics::new(&context.metrics));
     let stack = inbound::stack(latency, &auth, &admission);
     let doors = Doors { quotas, admission };
-    let pipeline = Pipeline::new(&config, outbound, models.clone(), doors, metrics);
+    let pipeline = Arc::new(Pipeline::new(&config, outbound, models.clone(), doors, metrics));
     let desk =
         Desk::new(pipeline.clone(), models.clone(), config.limits.clone(), context.limits.max_message_bytes);
     let gateway = Gateway::new(pipeline, models, config.limits);

@@ -4,7 +4,7 @@ mod access;
 pub(crate) mod choices;
 pub(crate) mod resumptions;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
@@ -23,8 +23,8 @@ pub(crate) use resumptions::Resumptions;
 
 pub(crate) use access::{Authentications, Reloads};
 
-/// Everything the gateway counts. Cheap to clone.
-#[derive(Clone, Debug)]
+/// Everything the gateway counts. Shared: cloned piece by piece it would cost each request what its counting does.
+#[derive(Debug)]
 pub(crate) struct Metrics {
     /// From arrival to the end of the answer.
     pub(crate) duration: Family<Outcome, Histogram, fn() -> Histogram>,
@@ -114,8 +114,8 @@ fn short() -> Histogram {
 }
 
 impl Metrics {
-    pub(crate) fn new(metrics: &weft_runtime::metrics::Metrics) -> Self {
-        let new = Self {
+    pub(crate) fn new(metrics: &weft_runtime::metrics::Metrics) -> Arc<Self> {
+        let new = Arc::new(Self {
             duration: Family::new_with_constructor(long),
             first_token: Family::new_with_constructor(long),
             output_token: Family::new_with_constructor(short),
@@ -130,7 +130,7 @@ impl Metrics {
             retries: Family::default(),
             hedges: Family::default(),
             upstream: Family::default(),
-        };
+        });
         metrics.register(|registry| new.register(registry.sub_registry_with_prefix("weft_gateway")));
         new
     }

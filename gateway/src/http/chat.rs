@@ -6,6 +6,8 @@ mod answer;
 mod calls;
 mod parse;
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Response;
@@ -39,7 +41,7 @@ async fn answer(desk: &Desk, scope: &Scope, request: Request) -> Result<Response
     let model = ask.model.clone();
     desk.resolve(scope, &mut ask).await?;
     let (Started { .. }, events) = desk.pipeline.answer(scope, ask).await?;
-    let spelling = Spelling::new(desk.pipeline.clone(), scope.clone());
+    let spelling = Spelling::new(Arc::clone(&desk.pipeline), scope.clone());
     let telling =
         |object| Telling { head: wire::Head::new("chatcmpl", object, scope, model), readers, logprobs };
     if delivery.stream {

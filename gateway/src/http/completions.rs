@@ -6,7 +6,7 @@
 mod answer;
 pub(super) mod parse;
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use axum::extract::{Request, State};
 use bytes::Bytes;
@@ -52,7 +52,7 @@ async fn answer(desk: &Desk, scope: &Scope, request: Request) -> Result<Response
     for ask in &mut asks {
         desk.resolve(scope, ask).await?;
     }
-    let spelling = Spelling::new(desk.pipeline.clone(), scope.clone());
+    let spelling = Spelling::new(Arc::clone(&desk.pipeline), scope.clone());
     let mut news = news(&desk.pipeline, scope, asks).peekable();
     // Whether the first prompt is answered at all decides how the response begins.
     let refused = Pin::new(&mut news).peek().await.is_some_and(Result::is_err);
@@ -85,13 +85,13 @@ impl News {
 type AllNews = BoxStream<'static, Result<(usize, News), Error>>;
 
 /// What happens to all completions of all prompts, in the order in which it happens.
-fn news(pipeline: &Pipeline, scope: &Scope, asks: Vec<Ask>) -> AllNews {
-    let of = |(index, ask): (usize, Ask)| of_prompt(pipeline.clone(), scope.clone(), index, ask);
+fn news(pipeline: &Arc<Pipeline>, scope: &Scope, asks: Vec<Ask>) -> AllNews {
+    let of = |(index, ask): (usize, Ask)| of_prompt(Arc::clone(pipeline), scope.clone(), index, ask);
     let all: Vec<_> = asks.into_iter().enumerate().map(of).collect();
     stream::iter(all).flatten_unordered(AT_ONCE).boxed()
 }
 
-fn of_prompt(pipeline: Pipeline, scope: Scope, index: usize, ask: Ask) -> AllNews {
+fn of_prompt(pipeline: Arc<Pipeline>, scope: Scope, index: usize, ask: Ask) -> AllNews {
     let answers = ask.options.answers() as usize;
     let begun = async move { pipeline.answer(&scope, ask).await };
     let happens = begun.map_ok(move |(started, events)| {

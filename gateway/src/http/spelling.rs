@@ -1,6 +1,9 @@
 //! How tokens are spelled: log-probabilities name them by their text.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -9,13 +12,13 @@ use crate::{answer::Token, error::Error, pipeline::Pipeline, request::Scope};
 /// The spellings of the tokens of one answer, as far as they were asked for.
 #[derive(Debug)]
 pub(super) struct Spelling {
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     scope: Scope,
     known: HashMap<u32, Vec<u8>>,
 }
 
 impl Spelling {
-    pub(super) fn new(pipeline: Pipeline, scope: Scope) -> Self {
+    pub(super) fn new(pipeline: Arc<Pipeline>, scope: Scope) -> Self {
         Self { pipeline, scope, known: HashMap::new() }
     }
 

@@ -27,6 +27,8 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use futures::{
     Stream, StreamExt as _,
     future::{Either, Ready, ready, select},
@@ -112,13 +114,13 @@ pub(crate) struct Doors {
     pub(crate) admission: Admission,
 }
 
-/// Answers requests. Cheap to clone.
-#[derive(Clone, Debug)]
+/// Answers requests.
+#[derive(Debug)]
 pub(crate) struct Pipeline {
     outbound: Outbound,
     models: Models,
     doors: Doors,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     window: usize,
     default_policy: Option<String>,
 }
@@ -129,7 +131,7 @@ impl Pipeline {
         outbound: Outbound,
         models: Models,
         doors: Doors,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             outbound,
@@ -405,7 +407,7 @@ impl Story<'_> {
         let stopped = Stop::new(Detokenize::new(pairs), &self.options.stop, prompt.0, met);
         let screening = (progress.underway(Peer::Safety), screening);
         let pairs = Duplex::new(stopped, screening, *window, metrics.stage("screen_answer"));
-        Screen::new(pairs, index, prompt, metrics.clone()).boxed()
+        Screen::new(pairs, index, prompt, Arc::clone(metrics)).boxed()
     }
 
     /// A prompt that the policy blocks is answered, not failed.

@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use crate::{
 /// Records how a request ends, exactly once; dropping it before that is how a caller leaves.
 #[derive(Debug)]
 pub(super) struct Record {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     work: Work,
     begun: Instant,
     deadline: Option<Deadline>,
@@ -34,9 +35,9 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn begin(metrics: &Metrics, scope: &Scope, operation: &'static str, model: &str) -> Self {
+    pub(super) fn begin(metrics: &Arc<Metrics>, scope: &Scope, operation: &'static str, model: &str) -> Self {
         Self {
-            metrics: metrics.clone(),
+            metrics: Arc::clone(metrics),
             work: Work { operation, model: model.to_owned() },
             begun: Instant::now(),
             deadline: scope.deadline,

@@ -3,6 +3,7 @@
 use std::{
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -35,7 +36,7 @@ pub(super) struct Screen<U> {
     index: u32,
     prompt_tokens: u32,
     finished: Option<Finished>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl<U> Screen<U> {
@@ -44,7 +45,7 @@ impl<U> Screen<U> {
         pairs: Duplex<U, String, Cleared>,
         index: u32,
         prompt: (u32, Findings),
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let (prompt_tokens, findings) = prompt;
         Self {

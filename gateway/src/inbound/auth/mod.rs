@@ -51,7 +51,7 @@ struct Inner {
     keys: Option<Arc<Watched<Keys>>>,
     tokens: Option<Tokens>,
     certificates: Option<Certificates>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl Auth {
@@ -59,7 +59,11 @@ impl Auth {
     ///
     /// # Errors
     /// A file that is not usable.
-    pub(crate) fn new(config: &AuthConfig, context: &Context, metrics: &Metrics) -> Result<Self, BoxError> {
+    pub(crate) fn new(
+        config: &AuthConfig,
+        context: &Context,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, BoxError> {
         let keys = config.keys.clone().map(|file| {
             let keys = Watched::open("API keys", file, metrics.reloads.clone(), Keys::read)?;
             keys.watch(context);
@@ -71,7 +75,7 @@ impl Auth {
             keys: keys.transpose()?,
             tokens: tokens.transpose()?,
             certificates: config.certificates.as_ref().map(Certificates::new),
-            metrics: metrics.clone(),
+            metrics: Arc::clone(metrics),
         };
         inner.announce();
         Ok(Self { inner: Arc::new(inner) })
