@@ -47,7 +47,6 @@ max_wait = "60s"
 SEVERAL = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
     ("grpc.default_authority", "weft"),
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
