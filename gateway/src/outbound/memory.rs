@@ -139,8 +139,14 @@ impl<Q: Item, A: Answer> Memory<Q, A> {
 
     /// What is new in the next answer; `None` if it is not what another replica has said.
     pub(super) fn heard(&mut self, answer: A) -> Option<A> {
+        // As a rule nothing is owed, and nothing was said ahead.
+        let answer = if self.owed.is_empty() { answer } else { answer.beyond(&mut self.owed)? };
         let mut new = mem::take(&mut self.ahead);
-        new.append(answer.beyond(&mut self.owed)?);
+        if new.is_empty() {
+            new = answer;
+        } else {
+            new.append(answer);
+        }
         self.told.append(new.clone());
         match self.waiting.pop_front() {
             Some(item) => self.answered.append(item),
@@ -214,6 +220,21 @@ mod tests {
         let mut memory = gone_on(memory, "once").unwrap();
         assert_eq!(memory.heard("up".to_owned()).unwrap(), "ceup");
         assert_eq!(memory.so_far(), ("onceup".to_owned(), "onceup".to_owned()));
+    }
+
+    #[test]
+    fn what_one_says_ahead_before_it_ends_waits_until_it_is_asked_for() {
+        let mut memory = gone_on(of(["o", "n"]), "once").unwrap();
+        assert_eq!(memory.rest(), Poll::Ready(Some("ce".to_owned())));
+        assert_eq!(memory.rest(), Poll::Ready(None));
+        let mut answered = of(["o", "n"]);
+        answered.heard("c".to_owned()).unwrap();
+        let (_, mut owed) = answered.so_far();
+        let ahead = "once".to_owned().beyond(&mut owed).unwrap();
+        answered.goes_on(owed, ahead);
+        assert_eq!(answered.rest(), Poll::Pending, "all is answered, and more may come");
+        answered.close();
+        assert_eq!(answered.rest(), Poll::Ready(Some("e".to_owned())));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 """`kill -9` of replicas under streams: none fails, and each says what it says undisturbed.
 
 A replica of inference, one of the tokenizer and one of the safety filter die at the same moment. Most answers are
-greedy; some are drawn, and some calls have three. `pytest test_resume.py --full` kills 20 times under 64 streams; without
-it, it is a few of each. In f32 each answer must equal the undisturbed one; with `--dtype bf16` calls whose answers do
-not are counted.
+greedy; some are drawn, and some calls have three. `pytest test_resume.py --full` kills 20 times under 64 streams;
+without it, it is a few of each. In f32 each answer must equal the undisturbed one; with `--dtype bf16` calls whose
+answers do not are counted.
 """
 
 import time
