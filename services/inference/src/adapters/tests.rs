@@ -257,9 +257,14 @@ async fn a_broken_folder_changes_nothing_and_is_named_without_its_place() {
 async fn a_caller_who_goes_away_has_loaded_nothing() {
     let root = folder_of(&[("one", 11), ("two", 22)]);
     let adapters = service(&root, "").await.adapters;
+    // A pipe, so that it cannot be read before somebody writes into it.
+    let file = root.path().join("one/twist.txt");
+    fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
     let mut load = Box::pin(adapters.load("a", "one", None));
     assert!(load.as_mut().now_or_never().is_none());
     drop(load);
+    fs::write(&file, "11").unwrap();
     // The next one waits until the thread that still reads is done.
     adapters.load("b", "two", None).await.unwrap();
     assert_eq!(adapters.list().iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["b"]);
