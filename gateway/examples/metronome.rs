@@ -92,8 +92,8 @@ impl FromConfig for Metronome {
     }
 }
 
-/// Beats to some ten microseconds. The timer of tokio knows milliseconds, and rounds up to them: what is added to a request
-/// before its first beat would vanish in that, or be doubled by it.
+/// Beats between milliseconds too. The timer of tokio knows only those, and rounds up to them: what is added to a request before
+/// its first beat would vanish in that, or be doubled by it.
 #[derive(Clone)]
 struct Pace {
     beat: Duration,

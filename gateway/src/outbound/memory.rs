@@ -10,12 +10,12 @@ use super::safety::Cleared;
 
 /// An item that is sent. Several, joined, mean the same as one after another.
 pub(crate) trait Item: Clone + Default + Send + Sync + 'static {
-    fn append(&mut self, more: Self);
+    fn append(&mut self, more: &Self);
 }
 
 /// An answer. Several, joined, say the same as one after another.
 pub(crate) trait Answer: Clone + Default + Send + 'static {
-    fn append(&mut self, more: Self);
+    fn append(&mut self, more: &Self);
 
     /// What is new in it, where `owed` was said before and is yet to be said again; `None` if it says something else. What
     /// is said again is owed no longer.
@@ -26,20 +26,20 @@ pub(crate) trait Answer: Clone + Default + Send + 'static {
 }
 
 impl Item for Vec<u32> {
-    fn append(&mut self, mut more: Self) {
-        Self::append(self, &mut more);
+    fn append(&mut self, more: &Self) {
+        self.extend_from_slice(more);
     }
 }
 
 impl Item for String {
-    fn append(&mut self, more: Self) {
-        self.push_str(&more);
+    fn append(&mut self, more: &Self) {
+        self.push_str(more);
     }
 }
 
 impl Answer for String {
-    fn append(&mut self, more: Self) {
-        self.push_str(&more);
+    fn append(&mut self, more: &Self) {
+        self.push_str(more);
     }
 
     fn beyond(self, owed: &mut Self) -> Option<Self> {
@@ -57,9 +57,9 @@ impl Answer for String {
 }
 
 impl Answer for Cleared {
-    fn append(&mut self, more: Self) {
+    fn append(&mut self, more: &Self) {
         self.released.push_str(&more.released);
-        self.findings.extend(more.findings);
+        self.findings.extend_from_slice(&more.findings);
         self.blocked |= more.blocked;
     }
 
@@ -145,11 +145,11 @@ impl<Q: Item, A: Answer> Memory<Q, A> {
         if new.is_empty() {
             new = answer;
         } else {
-            new.append(answer);
+            new.append(&answer);
         }
-        self.told.append(new.clone());
+        self.told.append(&new);
         match self.waiting.pop_front() {
-            Some(item) => self.answered.append(item),
+            Some(item) => self.answered.append(&item),
             None => self.complete = self.closed,
         }
         (!self.complete || self.owed.is_empty()).then_some(new)

@@ -180,6 +180,13 @@ impl Front {
         Self { client, gateway, http, tokenizer, inference, safety, processes }
     }
 
+    /// The sum of the gateway's series that start so.
+    pub(crate) fn sum(&self, start: &str) -> f64 {
+        let page = self.gateway.context.metrics.encode();
+        let lines = page.lines().filter(|line| line.starts_with(start));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// A caller that speaks the Open Inference Protocol.
     pub(crate) fn kserve(&self) -> GrpcInferenceServiceClient<Caller> {
         GrpcInferenceServiceClient::new(connect(&self.gateway))

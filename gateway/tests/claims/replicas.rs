@@ -49,16 +49,9 @@ impl Pair {
 
     /// Waits until so many replicas are in use.
     async fn fit(&self, count: f64) {
-        while self.sum("weft_rpc_client_replica_fit{peer=\"inference\"") != count {
+        while self.front.sum("weft_rpc_client_replica_fit{peer=\"inference\"") != count {
             sleep(Duration::from_millis(50)).await;
         }
-    }
-
-    /// The sum of the gateway's series that start so.
-    fn sum(&self, start: &str) -> f64 {
-        let page = self.front.gateway.context.metrics.encode();
-        let lines = page.lines().filter(|line| line.starts_with(start));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// The next generation, whoever is asked for it; and whether that is the first replica.
@@ -105,7 +98,10 @@ async fn an_answer_whose_replica_dies_is_asked_of_the_other_behind_what_was_said
     call.tokens(&[pair.front.tokenizer.id("was a weaver")]).await;
     call.finish(FinishReason::Length, None).await;
     assert_eq!(answer.rest().await, "once upon a time there was a weaver");
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"resumed\"}"), 1.0);
+    assert_eq!(
+        pair.front.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"resumed\"}"),
+        1.0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +118,7 @@ async fn what_the_loss_of_a_replica_cannot_cause_is_the_callers() {
         let failure = answer.failure().await;
         assert_eq!(failure.code(), code, "{failure:?}");
     }
-    assert_eq!(pair.sum("weft_gateway_resumptions_total"), 0.0);
+    assert_eq!(pair.front.sum("weft_gateway_resumptions_total"), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +133,10 @@ async fn an_answer_that_loses_replica_after_replica_is_given_up() {
     }
     call.fail(unavailable("STOPPING", "this replica is stopping", None)).await;
     assert_eq!(answer.failure().await.code(), Code::Unavailable);
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"refused\"}"), 1.0);
+    assert_eq!(
+        pair.front.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"refused\"}"),
+        1.0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -149,7 +148,10 @@ async fn what_another_replica_has_against_it_is_not_the_callers_fault() {
     call.fail(unavailable("STOPPING", "this replica is stopping", None)).await;
     let status = answer.failure().await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert_eq!(pair.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"failed\"}"), 1.0);
+    assert_eq!(
+        pair.front.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"failed\"}"),
+        1.0
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +189,7 @@ async fn when_only_the_goodbye_is_lost_nothing_is_asked_again() {
     let lost = unavailable("STOPPING", "this replica is stopping", None);
     call.finish_and_fail(FinishReason::Length, lost).await;
     assert!(answer.rest().await.ends_with("was"));
-    assert_eq!(pair.sum("weft_gateway_resumptions_total"), 0.0);
+    assert_eq!(pair.front.sum("weft_gateway_resumptions_total"), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +221,7 @@ async fn a_replica_with_another_vocabulary_is_not_used_and_named() {
         call.end().await;
         asking.await.unwrap().unwrap().whole().await;
     }
-    assert_eq!(pair.sum("weft_rpc_client_replica_fit{peer=\"inference\""), 1.0);
+    assert_eq!(pair.front.sum("weft_rpc_client_replica_fit{peer=\"inference\""), 1.0);
     // Once it has the right one, it is used.
     pair.other.set_fingerprint("same");
     pair.fit(2.0).await;

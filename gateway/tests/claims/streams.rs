@@ -52,7 +52,7 @@ impl Twins {
         let twins = Self { front, tokenizer, tokenizer_process, safety, safety_process };
         for service in SERVICES {
             let fit = format!("weft_rpc_client_replica_fit{{peer=\"{}\"", service.name());
-            while twins.sum(&fit) != 2.0 {
+            while twins.front.sum(&fit) != 2.0 {
                 quiet().await;
             }
         }
@@ -64,16 +64,9 @@ impl Twins {
         Self::with("", Tokenizer::twin).await
     }
 
-    /// The sum of the gateway's series that start so.
-    fn sum(&self, start: &str) -> f64 {
-        let page = self.front.gateway.context.metrics.encode();
-        let lines = page.lines().filter(|line| line.starts_with(start));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    }
-
     fn resumptions(&self, service: Service, outcome: &str) -> f64 {
         let labels = format!("{{service=\"{}\",outcome=\"{outcome}\"}}", service.name());
-        self.sum(&format!("weft_gateway_resumptions_total{labels}"))
+        self.front.sum(&format!("weft_gateway_resumptions_total{labels}"))
     }
 
     /// Messages of answers that each replica of a service was sent, the first one's first.
