@@ -13,6 +13,10 @@ from pathlib import Path
 import grpc
 from places import OUT, RELEASE, ROOT
 
+sys.path.insert(0, str(ROOT / "tests" / "conformance" / "python"))
+
+from ports import free_port
+
 CLIENT = OUT / "client"
 START_LIMIT_S = 60
 # Another build, as in the conformance tests.
@@ -126,13 +130,6 @@ def await_listener(name: str, port: int, process: subprocess.Popen[bytes]) -> No
             time.sleep(0.05)
         else:
             return
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def fetch(url: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh import ROOT, eventually
-from service import free_port
+from ports import free_port
 
 PROGRAMS = ROOT / ".weft" / "bin"
 NAMESPACE = "weft"

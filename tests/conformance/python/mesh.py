@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+from ports import is_free
 
 T = TypeVar("T")
 
@@ -131,17 +131,6 @@ def free_offset() -> int:
         if all(is_free(port + offset) for port in PORTS):
             return offset
     raise AssertionError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    """Whether a port of this machine can be listened on."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def fetch(url: str) -> str:

@@ -1,7 +1,6 @@
 """One service as a process of its own, on ports of its own."""
 
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mesh import ROOT, START_LIMIT_S, fetch
+from ports import free_port
 
 # Longer than any of them waits for its calls.
 STOP_LIMIT_S = 330
@@ -118,10 +118,3 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

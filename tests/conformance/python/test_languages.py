@@ -8,7 +8,8 @@ import pytest
 from conversation import ask, collect
 from languages import LANGUAGES, Language
 from mesh import BINARIES, Mesh, eventually
-from service import Service, free_port
+from ports import free_port
+from service import Service
 from test_traces import find
 from weft.common.v1.generation_pb2 import FinishReason
 from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
