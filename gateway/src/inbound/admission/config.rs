@@ -21,6 +21,9 @@ pub(crate) struct Admission {
     pub(crate) max_waiting: usize,
     /// The longest that one of them may wait.
     pub(crate) max_wait: Duration,
+    /// The longest that one may wait whose tenant is within its fair share, while there are others; never less than
+    /// `max_wait`.
+    pub(crate) max_wait_within_share: Duration,
     /// The share of the room that is kept for tenants within their fair share.
     pub(crate) reserve: f64,
     /// The share of the room that requests of negative priority may fill.
@@ -44,7 +47,9 @@ impl FromConfig for Admission {
             queue_target: section.value("queue_target", Duration::from_millis(100), positive()),
             max_waiting: section.value("max_waiting", 128, between(0, 10_000)),
             max_wait: section.value("max_wait", Duration::from_millis(200), any()),
-            reserve: section.value("reserve", 0.1, between(0.0, 0.9)),
+            // A quiet tenant's burst is served by the next places that others leave, and is soon over.
+            max_wait_within_share: section.value("max_wait_within_share", Duration::from_millis(500), any()),
+            reserve: section.value("reserve", 0.05, between(0.0, 0.9)),
             background_share: section.value("background_share", 0.7, between(0.0, 1.0)),
             expected_output_tokens: section.value("expected_output_tokens", 256, between(1, 1_000_000)),
             retry_after: section.value("retry_after", Duration::from_secs(1), any()),

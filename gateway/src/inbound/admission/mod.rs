@@ -107,9 +107,9 @@ impl Admission {
         });
         let granted = match entry {
             Ok(Entry::In) => Ok(()),
-            Ok(Entry::Waits(ticket, told)) => {
+            Ok(Entry::Waits { ticket, told, at_most }) => {
                 let waiting = Waiting { admission: self, asked: &asked, ticket, told };
-                waiting.until(arrived + self.inner.config.max_wait).await
+                waiting.until(arrived + at_most).await
             }
             Err(refusal) => Err(refusal),
         };

@@ -43,10 +43,10 @@ pub(crate) struct Scarce {
 pub(crate) enum Cause {
     /// All places for requests in flight are taken.
     InFlight,
-    /// It would wait longer than `admission.max_wait` allows.
-    Wait,
-    /// It has waited as long as that.
-    Waited,
+    /// It would wait longer than this knob allows.
+    Wait(&'static str),
+    /// It has waited as long as this knob allows.
+    Waited(&'static str),
     /// It would wait beyond its deadline.
     Deadline,
     /// Those who wait are as many as may, and all come before it.
@@ -67,8 +67,8 @@ impl Cause {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::InFlight => "in_flight",
-            Self::Wait => "wait",
-            Self::Waited => "waited",
+            Self::Wait(_) => "wait",
+            Self::Waited(_) => "waited",
             Self::Deadline => "deadline",
             Self::LineFull => "line_full",
             Self::Share { .. } => "share",
@@ -83,8 +83,8 @@ impl fmt::Display for Refusal {
         write!(f, "{used} {what} are in flight and {knob} is {limit}")?;
         match &self.cause {
             Cause::InFlight => {}
-            Cause::Wait => f.write_str("; the wait would be longer than admission.max_wait allows")?,
-            Cause::Waited => f.write_str("; no room came free within admission.max_wait")?,
+            Cause::Wait(knob) => write!(f, "; the wait would be longer than {knob} allows")?,
+            Cause::Waited(knob) => write!(f, "; no room came free within {knob}")?,
             Cause::Deadline => f.write_str("; the wait would be longer than the deadline allows")?,
             Cause::LineFull => f.write_str("; admission.max_waiting requests wait before this one")?,
             Cause::Share { tenant, used, share } => {
@@ -104,7 +104,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> Code {
         match self.cause {
             Cause::Share { .. } => Code::ResourceExhausted,
-            Cause::InFlight | Cause::Wait | Cause::Waited | Cause::Deadline | Cause::LineFull => {
+            Cause::InFlight | Cause::Wait(_) | Cause::Waited(_) | Cause::Deadline | Cause::LineFull => {
                 Code::Unavailable
             }
         }
@@ -115,7 +115,7 @@ impl Refusal {
         let reason = match self.cause {
             Cause::InFlight => "GATEWAY_FULL",
             Cause::Share { .. } => "TENANT_SHARE_FULL",
-            Cause::Wait | Cause::Waited | Cause::Deadline | Cause::LineFull => "OVERLOADED",
+            Cause::Wait(_) | Cause::Waited(_) | Cause::Deadline | Cause::LineFull => "OVERLOADED",
         };
         let Scarce { knob, limit, used } = self.scarce;
         let mut metadata = vec![

@@ -4,7 +4,7 @@
 //! Who waits delays its own first token, so waiting is for bursts. While the room is calm a request may wait as long as
 //! `max_wait`; once one was refused it is taken for overloaded, and then only a tenth of that, until nobody was refused
 //! for a second: a queue that always stands would give every caller its whole length and nobody anything. A tenant within
-//! its fair share may always wait, since it waits only for the next place that others leave.
+//! its fair share may always wait, and longer, since it waits only for the next places that others leave.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ pub(super) struct Stayed {
 pub(super) enum Entry {
     /// It is let in.
     In,
-    /// It waits.
-    Waits(u64, oneshot::Receiver<Verdict>),
+    /// It waits, so long at most.
+    Waits { ticket: u64, told: oneshot::Receiver<Verdict>, at_most: Duration },
 }
 
 impl Room {
@@ -83,21 +83,23 @@ impl Room {
         let ticket = self.tickets;
         self.tickets += 1;
         let (tell, told) = oneshot::channel();
+        let (_, at_most) = self.patience(&asked);
         self.line.push(Waiter { ticket, asked, tell });
         self.let_in(now);
         if let Some(cause) = self.line.get(ticket).and_then(|waiter| self.objection(waiter, now)) {
             return match self.dismiss(ticket, cause, now) {
                 Some((_, refusal)) => Err(refusal),
-                None => Ok(Entry::Waits(ticket, told)),
+                None => Ok(Entry::Waits { ticket, told, at_most }),
             };
         }
         self.shorten(now);
-        Ok(Entry::Waits(ticket, told))
+        Ok(Entry::Waits { ticket, told, at_most })
     }
 
     /// A request that waited as long as it may; `None` if it was let in meanwhile.
     pub(super) fn give_up(&mut self, ticket: u64, now: Instant) -> Option<Refusal> {
-        self.dismiss(ticket, Cause::Waited, now).map(|(_, refusal)| refusal)
+        let (knob, _) = self.patience(&self.line.get(ticket)?.asked);
+        self.dismiss(ticket, Cause::Waited(knob), now).map(|(_, refusal)| refusal)
     }
 
     /// A caller who waited has left; answers whether it was still waiting.
@@ -205,16 +207,28 @@ impl Room {
     fn objection(&self, waiter: &Waiter, now: Instant) -> Option<Cause> {
         let wait = self.wait_of(waiter).unwrap_or_default();
         if waiter.asked.deadline.is_some_and(|deadline| now + wait >= deadline) {
-            Some(Cause::Deadline)
+            return Some(Cause::Deadline);
+        }
+        let (knob, patience) = self.patience(&waiter.asked);
+        let overloaded = self.last_refusal.is_some_and(|last| now - last < OVERLOADED);
+        let hurried = overloaded && !self.favoured(&waiter.asked);
+        let longest = if hurried { patience / WHILE_OVERLOADED } else { patience };
+        (wait > longest).then_some(Cause::Wait(knob))
+    }
+
+    /// How long a request may wait while the room is calm, and the knob that says so.
+    fn patience(&self, asked: &Asked) -> (&'static str, Duration) {
+        let (usual, longer) = (self.config.max_wait, self.config.max_wait_within_share);
+        if self.favoured(asked) && longer > usual {
+            ("admission.max_wait_within_share", longer)
         } else {
-            (wait > self.longest_wait(&waiter.asked, now)).then_some(Cause::Wait)
+            ("admission.max_wait", usual)
         }
     }
 
-    fn longest_wait(&self, asked: &Asked, now: Instant) -> Duration {
-        let overloaded = self.last_refusal.is_some_and(|last| now - last < OVERLOADED);
-        let favoured = self.tenants.count() > 1 && !self.beyond_share(asked);
-        if overloaded && !favoured { self.config.max_wait / WHILE_OVERLOADED } else { self.config.max_wait }
+    /// Whether a request is within the fair share of its tenant, one of several.
+    fn favoured(&self, asked: &Asked) -> bool {
+        self.tenants.count() > 1 && !self.beyond_share(asked)
     }
 
     /// How long a request will wait, as far as was measured.

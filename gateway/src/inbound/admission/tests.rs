@@ -113,10 +113,10 @@ impl Simulation {
                 let asked = asked(sources[index].tenant, sources[index].priority);
                 match self.room.arrive(asked.clone(), now) {
                     Ok(Entry::In) => self.let_in(index, asked, at, at),
-                    Ok(Entry::Waits(ticket, told)) => {
+                    Ok(Entry::Waits { ticket, told, at_most }) => {
                         self.waiting.push(Some((index, ticket, told, at, asked)));
                         let which = self.waiting.len() - 1;
-                        self.plan(at + Duration::from_millis(200), Happening::Expires(which));
+                        self.plan(at + at_most, Happening::Expires(which));
                     }
                     Err(refusal) => self.outcomes[index].refused.push(refusal),
                 }
@@ -179,11 +179,14 @@ fn a_burst_waits_and_is_not_refused() {
     room.drain.left(WORK, Duration::ZERO);
     let waits: Vec<_> = (0..4).map(|_| room.arrive(asked("", 0), now)).collect();
     assert!(
-        waits.iter().all(|entry| matches!(entry, Ok(Entry::Waits(..)))),
+        waits.iter().all(|entry| matches!(entry, Ok(Entry::Waits { .. }))),
         "a fifth of a second is 4 places"
     );
     let refusal = room.arrive(asked("", 0), now).unwrap_err();
-    assert_eq!((&refusal.cause, refusal.wait), (&Cause::Wait, Some(Duration::from_millis(250))));
+    assert_eq!(
+        (&refusal.cause, refusal.wait),
+        (&Cause::Wait("admission.max_wait"), Some(Duration::from_millis(250)))
+    );
     let refusal = room.arrive(asked("", 0), now).unwrap_err();
     assert_eq!(refusal.waiting, 5, "now that it is overloaded nobody waits longer than a tenth of that");
 }
@@ -197,14 +200,27 @@ fn a_quiet_tenant_beside_a_noisy_one_is_let_in_and_soon() {
     // The first finds a room that the other has filled while it was alone, and may wait in vain.
     assert!(quiet.refused.len() <= 1, "{:?}", quiet.refused);
     assert_eq!((quiet.wait(0.5), alone[0].wait(0.5)), (Duration::ZERO, Duration::ZERO));
-    assert!(quiet.wait(0.99) < Duration::from_millis(150), "{:?}", quiet.wait(0.99));
+    assert!(quiet.wait(0.99) < Duration::from_millis(250), "{:?}", quiet.wait(0.99));
     let goodput = (noisy.let_in + quiet.let_in) as f64 / 60.0 / CAPACITY;
-    // A tenth is kept free, of which the quiet one uses a part.
-    assert!(goodput > 0.88, "{goodput} of its capacity");
+    // A part is kept free, of which the quiet one uses a part.
+    assert!(goodput > 0.92, "{goodput} of its capacity");
     let share = |refusal: &&Refusal| matches!(&refusal.cause, Cause::Share { tenant: Some(tenant), .. } if tenant == "noisy");
     // But for those before the quiet one came.
     let shares = noisy.refused.iter().filter(share).count() as f64 / noisy.refused.len() as f64;
     assert!(shares > 0.95, "{shares} say whose share is full");
+}
+
+#[test]
+fn a_burst_within_a_fair_share_is_served_by_the_next_places_that_others_leave() {
+    let long = |tenant, times| Source { seconds: 600.0, ..source(tenant, times) };
+    let sources = [long("quiet", 0.25), long("noisy", 2.0)];
+    let refused = |longer: &str| {
+        let config = format!("{CONFIG}\nmax_wait_within_share = \"{longer}\"");
+        let outcomes = Simulation::run(room(&config), &sources);
+        let within = |refusal: &&Refusal| !matches!(refusal.cause, Cause::Share { .. });
+        outcomes[0].refused.iter().filter(within).count()
+    };
+    assert!(refused("0s") > 4 * refused("500ms"), "{} and {}", refused("0s"), refused("500ms"));
 }
 
 #[test]
@@ -228,8 +244,8 @@ fn background_work_leaves_room_and_urgent_work_comes_first() {
     let now = Instant::now();
     let inside: Vec<_> = (0..20).map(|_| asked("", 0)).collect();
     inside.iter().for_each(|asked| drop(room.arrive(asked.clone(), now)));
-    let Ok(Entry::Waits(_, mut first)) = room.arrive(asked("", 0), now) else { unreachable!() };
-    let Ok(Entry::Waits(_, mut urgent)) = room.arrive(asked("", 1), now) else { unreachable!() };
+    let Ok(Entry::Waits { told: mut first, .. }) = room.arrive(asked("", 0), now) else { unreachable!() };
+    let Ok(Entry::Waits { told: mut urgent, .. }) = room.arrive(asked("", 1), now) else { unreachable!() };
     room.leave(&inside[0], worked(), now);
     assert!(urgent.try_recv().unwrap().is_ok());
     assert!(first.try_recv().is_err());
@@ -240,8 +256,12 @@ fn a_full_line_is_left_by_who_comes_last_in_it() {
     let mut room = room("max_running = 2\nmax_waiting = 1");
     let now = Instant::now();
     (0..2).for_each(|_| drop(room.arrive(asked("noisy", 0), now)));
-    let Ok(Entry::Waits(_, mut noisy)) = room.arrive(asked("noisy", 0), now) else { unreachable!() };
-    let Ok(Entry::Waits(_, mut quiet)) = room.arrive(asked("quiet", 0), now) else { unreachable!() };
+    let Ok(Entry::Waits { told: mut noisy, .. }) = room.arrive(asked("noisy", 0), now) else {
+        unreachable!()
+    };
+    let Ok(Entry::Waits { told: mut quiet, .. }) = room.arrive(asked("quiet", 0), now) else {
+        unreachable!()
+    };
     let refusal = noisy.try_recv().unwrap().unwrap_err();
     assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
     assert!(quiet.try_recv().is_err(), "it waits on");
@@ -258,7 +278,7 @@ fn nobody_waits_beyond_a_deadline_and_what_is_too_large_is_let_in_alone() {
     let refusal = room.arrive(hurried, now).unwrap_err();
     assert_eq!((&refusal.cause, refusal.scarce.knob), (&Cause::Deadline, "admission.max_tokens_in_flight"));
     let later = now + Duration::from_secs(2);
-    let Ok(Entry::Waits(ticket, _told)) = room.arrive(asked("", 0), later) else { unreachable!() };
+    let Ok(Entry::Waits { ticket, .. }) = room.arrive(asked("", 0), later) else { unreachable!() };
     assert!(room.abandon(ticket, later), "a caller who leaves is not waited for");
     room.leave(&large, worked(), now);
     assert_eq!((room.used(), room.waiting()), (Load::default(), 0));
@@ -276,7 +296,10 @@ async fn dropping_a_permit_or_a_wait_makes_room() {
     assert_eq!(lock(&admission.inner.room).used(), Load::of(40));
     let begun = Instant::now();
     let refusal = admission.admit(visitor).await.unwrap_err();
-    assert_eq!((refusal.cause, begun.elapsed()), (Cause::Waited, Duration::from_secs(1)));
+    assert_eq!(
+        (refusal.cause, begun.elapsed()),
+        (Cause::Waited("admission.max_wait"), Duration::from_secs(1))
+    );
     let waits = tokio::time::timeout(Duration::from_millis(5), admission.admit(visitor));
     assert!(waits.await.is_err());
     assert_eq!(lock(&admission.inner.room).waiting(), 0);
