@@ -86,7 +86,7 @@ class Cluster:
 
     def kubeconfig(self, account: str) -> Path:
         """A kubeconfig with a token that the API server made for a service account."""
-        token = self.post(f"{ACCOUNTS}/{account}/token", {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+        token = self.token(account)
         cluster = {"server": f"https://127.0.0.1:{self._port}", "certificate-authority": str(self._certificate)}
         config = {
             "apiVersion": "v1",
@@ -99,6 +99,18 @@ class Cluster:
         path = self._folder / f"{account}.kubeconfig"
         path.write_text(json.dumps(config))
         return path
+
+    def token(self, account: str) -> str:
+        """A token that the API server made for a service account."""
+        return self.post(f"{ACCOUNTS}/{account}/token", {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+
+    def mount(self, folder: Path, token: str) -> dict[str, str]:
+        """Lays in `folder` what a pod finds of its account; gives what it finds in its environment."""
+        folder.mkdir(exist_ok=True)
+        (folder / "ca.crt").write_bytes(self._certificate.read_bytes())
+        (folder / "namespace").write_text(NAMESPACE)
+        (folder / "token").write_text(token)
+        return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self._port)}
 
     @property
     def _certificate(self) -> Path:

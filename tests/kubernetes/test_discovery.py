@@ -18,6 +18,15 @@ from weft.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 ADDRESS = f"kubernetes://{NAMESPACE}/inference:grpc"
 MANIFEST = ROOT / "deploy" / "kubernetes" / "gateway-discovery.yaml"
 ACCOUNT = "weft-gateway"
+# Runs a program where the folder of a pod's account is, and no kubeconfig.
+AS_IN_A_POD = """
+set -e
+mount -t tmpfs none /run
+mkdir -p /run/secrets/kubernetes.io/serviceaccount
+mount --bind "$1" /run/secrets/kubernetes.io/serviceaccount
+shift
+exec env -u KUBECONFIG "$@"
+"""
 
 
 def own_address() -> str:
@@ -77,11 +86,21 @@ class Gateway(Service):
 
 
 class Unready(Gateway):
-    """One that may never be ready."""
+    """One that is not ready at first."""
 
     def _connect(self) -> grpc.Channel:
         eventually(lambda: "process" not in self.missing(), 60, "it listens")
         return grpc.insecure_channel(self.address)
+
+
+class InPod(Unready):
+    """One that has nothing but what a pod is given: the token, the authority and the address of the API server."""
+
+    def __init__(self, folder: Path, cluster: Cluster, token: str, **peers: str) -> None:
+        super().__init__(folder / "in-pod.log", folder / "no-kubeconfig", **peers)
+        account = folder / "account"
+        self._variables |= {"HOME": str(folder), **cluster.mount(account, token)}
+        self._command = ["unshare", "-rm", "sh", "-c", AS_IN_A_POD, "sh", account, *self._command]
 
 
 class Deployed:
@@ -205,6 +224,17 @@ def test_an_account_without_the_role_is_told_what_it_lacks_and_is_let_in_when_it
         binding = {"metadata": {"name": "stranger"}, "roleRef": role, "subjects": [subject]}
         cluster.post(f"{RBAC}/rolebindings", binding)
         eventually(lambda: gateway.fit() == 2, 60, "both replicas are used")
+        eventually(lambda: gateway.missing() == {}, 60, "it is ready")
+
+
+def test_a_pods_own_account_is_used_and_its_token_read_again_when_it_was_renewed(deployed: Deployed, tmp_path: Path):
+    cluster = deployed.cluster
+    gateway = InPod(tmp_path, cluster, "a-token-of-yesterday", **deployed.peers)
+    with gateway:
+        eventually(lambda: told(gateway, "Unauthorized"), 60, "the refusal is shown")
+        cluster.mount(tmp_path / "account", cluster.token(ACCOUNT))
+        # As with the kubelet, which renews it long before it expires, the file is looked at once a minute.
+        eventually(lambda: gateway.fit() == 2, 120, "both replicas are used")
         eventually(lambda: gateway.missing() == {}, 60, "it is ready")
 
 
