@@ -3,7 +3,8 @@
 //! Outside of all layers, so that each of them (and the pipeline) knows one language only: a call has a name, its time is
 //! in `grpc-timeout`, and it ends with a gRPC status, in headers or in trailers. On the way in, the route names the call
 //! and `x-request-timeout` becomes `grpc-timeout`; on the way out, the status becomes an HTTP answer in OpenAI's shape or,
-//! where an event stream has begun, its last event.
+//! where an event stream has begun, its last event. Of the trailers, a caller who asks for some (`te: trailers`) gets those
+//! that are meant for it.
 
 use std::{
     convert::Infallible,
@@ -13,13 +14,17 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response,
+    header::{CONTENT_TYPE, TE, TRAILER},
+};
 use http_body::{Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use weft_runtime::server::Operation;
 
 use super::{failure, routes, sse};
+use crate::latency::SERVER_TIMING;
 
 /// How long a caller waits, in seconds: `2.5`.
 pub(super) const TIMEOUT: &str = "x-request-timeout";
@@ -68,8 +73,9 @@ where
         if let Err(wrong) = spend(&mut request) {
             request.extensions_mut().insert(Misspoken(wrong));
         }
+        let trailers = takes_trailers(request.headers());
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(translate(answer.await?)) })
+        Box::pin(async move { Ok(translate(answer.await?, trailers)) })
     }
 }
 
@@ -87,6 +93,12 @@ fn spend<B>(request: &mut Request<B>) -> Result<(), Status> {
     Ok(())
 }
 
+/// Whether the caller reads trailers (RFC 9110, 6.5.1).
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let listed = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    listed.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
 /// As many milliseconds as `grpc-timeout` can hold; far more than any deadline that is given.
 const MOST_MILLIS: u64 = 99_999_999;
 
@@ -97,7 +109,7 @@ fn millis(text: &str) -> Option<u64> {
     (millis >= 1.0).then_some(if millis < MOST_MILLIS as f64 { millis as u64 } else { MOST_MILLIS })
 }
 
-fn translate(mut response: Response<Body>) -> Response<Body> {
+fn translate(mut response: Response<Body>, trailers: bool) -> Response<Body> {
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => failure::answer(&status, response.headers()),
         Some(_) => {
@@ -108,7 +120,12 @@ fn translate(mut response: Response<Body>) -> Response<Body> {
         }
         None => {
             let events = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == sse::CONTENT_TYPE);
-            response.map(|inner| weft_runtime::body::boxed(Translated { inner: Some(inner), events }))
+            let trailers = trailers && events;
+            if trailers {
+                response.headers_mut().insert(TRAILER, SERVER_TIMING.into());
+            }
+            response
+                .map(|inner| weft_runtime::body::boxed(Translated { inner: Some(inner), events, trailers }))
         }
     }
 }
@@ -119,13 +136,18 @@ struct Translated {
     inner: Option<Body>,
     /// Whether the end can be an event.
     events: bool,
+    /// Whether its reader takes trailers.
+    trailers: bool,
 }
 
 impl Translated {
-    fn end(&mut self, status: Status) -> Option<Result<Frame<Bytes>, Status>> {
+    fn end(&mut self, status: Status, timing: Option<HeaderValue>) -> Option<Result<Frame<Bytes>, Status>> {
         self.inner = None;
         match status.code() {
-            Code::Ok => None,
+            Code::Ok => {
+                let timing = timing.filter(|_| self.trailers)?;
+                Some(Ok(Frame::trailers(HeaderMap::from_iter([(SERVER_TIMING, timing)]))))
+            }
             _ if self.events => Some(Ok(Frame::data(sse::event(&failure::shape(&status))))),
             // Half an answer must not look like a whole one: the connection is reset.
             _ => Some(Err(status)),
@@ -144,13 +166,14 @@ impl http_body::Body for Translated {
         let Some(inner) = self.inner.as_mut() else { return Poll::Ready(None) };
         let frame = match ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_trailers() {
-                Ok(trailers) => {
+                Ok(mut trailers) => {
                     let unsaid = || Status::internal("the answer ended without saying how");
-                    self.end(Status::from_header_map(&trailers).unwrap_or_else(unsaid))
+                    let status = Status::from_header_map(&trailers).unwrap_or_else(unsaid);
+                    self.end(status, trailers.remove(SERVER_TIMING))
                 }
                 Err(data) => Some(Ok(data)),
             },
-            Some(Err(status)) => self.end(status),
+            Some(Err(status)) => self.end(status, None),
             None => {
                 self.inner = None;
                 None

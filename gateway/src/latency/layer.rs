@@ -17,7 +17,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use super::{Latency, LatencyMetrics, Phase};
 
 /// The trailer, in the syntax of W3C's Server Timing.
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Gives each request a [`Latency`], in its extensions, and tells it in the answer's trailers, in the call's span and in
 /// histograms.

@@ -27,7 +27,7 @@ use std::{
 use tokio::time::Instant;
 
 pub(crate) use self::{
-    layer::{LatencyLayer, Timed},
+    layer::{LatencyLayer, SERVER_TIMING, Timed},
     metrics::LatencyMetrics,
     progress::{Progress, Underway},
 };

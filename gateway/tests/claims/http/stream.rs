@@ -81,6 +81,21 @@ async fn on_http_1_each_event_is_a_chunk_and_no_text_breaks_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_takes_trailers_is_told_there_where_the_time_went() {
+    let front = Front::new().await;
+    let sent =
+        spelled(CHAT, &streamed()).replace("connection: close", "te: trailers\r\nconnection: te, close");
+    let (answer, ()) = tokio::join!(raw_text(&front, sent.as_bytes()), say(&front, &WORDS));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.lines().any(|header| header == "trailer: server-timing"), "{head}");
+    let (chunked, trailers) = body.split_once("\r\n0\r\n").unwrap();
+    check(data(&chunks(&format!("{chunked}\r\n0\r\n\r\n")).concat()));
+    let timing = trailers.strip_prefix("server-timing: gateway;dur=").unwrap();
+    assert!(timing.contains("total;dur=") && timing.ends_with("\r\n\r\n"), "{timing}");
+    assert_eq!(trailers.lines().count(), 2, "nothing of gRPC's: {trailers}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn on_http_2_the_stream_is_the_same_and_ends_without_trailers() {
     let front = Front::new().await;
     let io = TokioIo::new(front.http.connect().unwrap());
