@@ -19,6 +19,7 @@ async fn a_chat_completion_is_one_answer() {
     let front = Front::new().await;
     let mut reply = answered(&front, &question(json!({})), &["I", " am", " fine", "."]).await;
     assert_eq!((reply.status(), reply.header("content-type")), (StatusCode::OK, "application/json"));
+    assert!(reply.header("server-timing").contains("total;dur="));
     let id = reply.header("x-request-id").to_owned();
     let answer = reply.json().await;
     assert_eq!(answer["id"], format!("chatcmpl-{id}"));
