@@ -1,9 +1,9 @@
 //! Where a request's time went.
 //!
-//! Stages overlap: the prompt is screened while it is encoded, and inference begins before the verdict. So their own
-//! durations do not add up to anything. What is kept here does: at every moment between a request's arrival and the end
-//! of its answer exactly one [`Phase`] is what the caller is being kept waiting by, and each phase is charged for its
-//! moments. The sum is the whole time, to the nanosecond.
+//! Stages overlap: inference begins before the prompt is screened, and while an answer flows all stages work at once. So
+//! their own durations do not add up to anything. What is kept here does: at every moment between a request's arrival and
+//! the end of its answer exactly one [`Phase`] is what the caller is being kept waiting by, and each phase is charged for
+//! its moments. The sum is the whole time, to the nanosecond.
 //!
 //! Who is waited for: until the prompt is encoded, the tokenizer; from then until the verdict, the filter, whatever
 //! inference has done meanwhile; then inference, until its first token: of that time the last part is prefill and the part

@@ -1,6 +1,6 @@
 //! A request's story: prompt → generate → detokenize → stop → screen, the last four for each of its answers.
 //!
-//! Map: `prompt` (ids and verdict, side by side), `fan` (several answers of one generation), `generate` (what inference says, and which token is the end),
+//! Map: `prompt` (the verdict on it), `fan` (several answers of one generation), `generate` (what inference says, and which token is the end),
 //! `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text, through the
 //! safety filter), `ledger` (which token may be shown when), `calls` (those of the last stages, opened early), `duplex` (a
 //! stage that is a call in both directions),
@@ -230,18 +230,18 @@ struct Beginning {
 }
 
 impl Story<'_> {
-    /// Turns the prompt into ids while the safety filter reads it, and lets inference begin before the verdict. Nothing
-    /// leaves before it: a generation on a prompt that is refused or redacted is dropped unseen.
+    /// Turns the prompt into ids, lets inference begin, and has the safety filter read it meanwhile: of the three only that
+    /// can hide in the time of another. Nothing leaves before its verdict: a generation on a prompt that is refused or
+    /// redacted is dropped unseen.
     async fn begin(&self, prompt: &mut Prompt) -> Result<(Beginning, Reservation), Error> {
         let (operation, field, latency) = (prompt.operation(), prompt.field(), &self.scope.latency);
         latency.enter(Phase::Tokenizer);
         if let Prompt::Ids { ids, text } = prompt {
             *text = self.decode(ids.clone(), field).await?;
         }
-        let verdict = Box::pin(self.screen(prompt.texts(), field));
-        let (ids, verdict) = beside(verdict, Box::pin(self.encode(prompt))).await;
+        let ids = Box::pin(self.encode(prompt)).await?;
         latency.enter(Phase::Screening);
-        let ids = ids?;
+        let verdict = Box::pin(self.screen(prompt.texts(), field));
         self.permit.prompt_has(ids.len());
         let reservation = self.reserve(&ids)?;
         let prompt_tokens = count(&ids);
@@ -440,15 +440,15 @@ fn count(ids: &[u32]) -> u32 {
     u32::try_from(ids.len()).unwrap_or(u32::MAX)
 }
 
-/// Waits for `first` while `ahead` runs beside it. What has come of `ahead` by then, or will, is still a future.
+/// Waits for `first` while `ahead`, which begins before it, runs beside it. What has come of `ahead` by then, or will, is still a future.
 async fn beside<A, F>(ahead: A, first: F) -> (F::Output, Either<Ready<A::Output>, A>)
 where
     A: Future + Unpin,
     F: Future + Unpin,
 {
-    match select(first, ahead).await {
-        Either::Left((first, ahead)) => (first, Either::Right(ahead)),
-        Either::Right((done, first)) => (first.await, Either::Left(ready(done))),
+    match select(ahead, first).await {
+        Either::Right((first, ahead)) => (first, Either::Right(ahead)),
+        Either::Left((done, first)) => (first.await, Either::Left(ready(done))),
     }
 }
 
