@@ -1,11 +1,10 @@
 //! A request's story: prompt → generate → detokenize → stop → screen, the last four for each of its answers.
 //!
-//! Map: `prompt` (the verdict on it), `fan` (several answers of one generation), `generate` (what inference says, and which token is the end),
-//! `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text, through the
-//! safety filter), `ledger` (which token may be shown when), `calls` (those of the last stages, opened early), `duplex` (a
-//! stage that is a call in both directions),
-//! `embed` and `moderate` (requests with shorter stories),
-//! `record` (span and metrics of a request).
+//! Map: `prompt` (the verdict on it), `fan` (several answers of one generation), `generate` (what inference says, and which
+//! token is the end), `detokenize` (ids to text, through the tokenizer), `stop` (stop strings), `screen` (only cleared text,
+//! through the safety filter), `ledger` (which token may be shown when), `calls` (those of the last stages, opened early),
+//! `duplex` (a stage that is a call in both directions), `embed` and `moderate` (requests with shorter stories), `record`
+//! (span and metrics of a request).
 //!
 //! Rules: a stage is a stream over the stage before it, and owns it: dropping the last one drops all, inference first.
 //! No stage has a task of its own; one poll moves every stage on. What is on its way between two stages is bounded by
@@ -440,7 +439,8 @@ fn count(ids: &[u32]) -> u32 {
     u32::try_from(ids.len()).unwrap_or(u32::MAX)
 }
 
-/// Waits for `first` while `ahead`, which begins before it, runs beside it. What has come of `ahead` by then, or will, is still a future.
+/// Waits for `first` while `ahead`, which begins before it, runs beside it. What has come of `ahead` by then, or will, is
+/// still a future.
 async fn beside<A, F>(ahead: A, first: F) -> (F::Output, Either<Ready<A::Output>, A>)
 where
     A: Future + Unpin,
