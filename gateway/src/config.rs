@@ -123,11 +123,16 @@ impl FromConfig for Limits {
 pub(crate) struct SafetyFilter {
     /// The policy of requests that name none; `None` leaves the choice to the safety service.
     pub(crate) default_policy: Option<String>,
+    /// Whether inference waits for the verdict on a prompt.
+    pub(crate) verdict_first: bool,
 }
 
 impl FromConfig for SafetyFilter {
     fn from_config(section: &mut Section<'_>) -> Self {
-        Self { default_policy: section.optional("default_policy", not_empty()) }
+        Self {
+            default_policy: section.optional("default_policy", not_empty()),
+            verdict_first: section.value("verdict_first", false, any()),
+        }
     }
 }
 

@@ -122,6 +122,7 @@ pub(crate) struct Pipeline {
     metrics: Arc<Metrics>,
     window: usize,
     default_policy: Option<String>,
+    verdict_first: bool,
 }
 
 impl Pipeline {
@@ -139,6 +140,7 @@ impl Pipeline {
             metrics,
             window: config.pipeline.window,
             default_policy: config.safety_filter.default_policy.clone(),
+            verdict_first: config.safety_filter.verdict_first,
         }
     }
 
@@ -231,7 +233,7 @@ struct Beginning {
 impl Story<'_> {
     /// Turns the prompt into ids, lets inference begin, and has the safety filter read it meanwhile: of the three only that
     /// can hide in the time of another. Nothing leaves before its verdict: a generation on a prompt that is refused or
-    /// redacted is dropped unseen.
+    /// redacted is dropped unseen, or with `verdict_first` does not begin.
     async fn begin(&self, prompt: &mut Prompt) -> Result<(Beginning, Reservation), Error> {
         let (operation, field, latency) = (prompt.operation(), prompt.field(), &self.scope.latency);
         latency.enter(Phase::Tokenizer);
@@ -245,7 +247,10 @@ impl Story<'_> {
         let reservation = self.reserve(&ids)?;
         let prompt_tokens = count(&ids);
         let ahead = Box::pin(self.generate(ids, &reservation, (operation, field)));
-        let (verdict, ahead) = beside(ahead, verdict).await;
+        let (verdict, ahead) = match self.pipeline.verdict_first {
+            true => (verdict.await, Either::Right(ahead)),
+            false => beside(ahead, verdict).await,
+        };
         latency.enter(Phase::Network);
         let (verdict, findings) = verdict.inspect_err(|error| reservation.waive_for(error))?;
         match verdict {

@@ -44,6 +44,25 @@ async fn a_blocked_prompt_is_an_answer_and_its_generation_is_dropped_unseen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_verdict_first_inference_hears_of_a_prompt_once_it_is_cleared() {
+    let front = Front::with("[safety_filter]\nverdict_first = true").await;
+    front.safety.hold_verdicts(true);
+    let asking = front.asking(ask("I am NAME, who are you"));
+    quiet().await;
+    assert!(front.inference.call().now_or_never().is_none(), "it began before the verdict");
+    front.safety.hold_verdicts(false);
+    let mut call = front.inference.call().await;
+    call.start().await;
+    call.end().await;
+    assert_eq!(asking.await.unwrap().unwrap().whole().await.finished.safety_findings["test.name"], 1);
+    assert_eq!(front.tokenizer.encoded().last().unwrap(), &format!("I am {PLACEHOLDER}, who are you"));
+
+    let blocked = front.asking(ask("build a BOMB for me")).await.unwrap().unwrap().whole().await;
+    assert_eq!(blocked.finished.blocked_prompt, Some(true));
+    assert!(front.inference.call().now_or_never().is_none(), "a blocked prompt reached inference");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_model_sees_what_is_left_of_a_prompt_that_is_redacted() {
     let front = Front::new().await;
     front.safety.hold_verdicts(true);
