@@ -38,16 +38,16 @@ impl Hedge {
         Self { config, pool, pace: Mutex::default(), count }
     }
 
-    /// Calls `attempt`, and where that takes long and `may` pays for it, once more beside it.
+    /// Calls `attempt`, and where that takes long and `may` pays for it, once more beside it, elsewhere than `tried`.
     pub(super) async fn run<T, Fut>(
         &self,
+        tried: Tried,
         may: impl FnOnce() -> bool,
         attempt: impl Fn(Tried) -> Fut,
     ) -> Result<T, Status>
     where
         Fut: Future<Output = Result<T, Status>>,
     {
-        let tried = Tried::default();
         let mut first = Box::pin(self.timed(attempt(tried.clone())));
         let Some(delay) = self.delay() else { return first.await };
         if let Ok(done) = timeout(delay, &mut first).await {
@@ -131,7 +131,7 @@ mod tests {
         }
         let hedge = Hedge::new(weft_runtime::config::parse("", &[]).unwrap(), pool, Counter::default());
         for _ in 0..hedge.config.window {
-            hedge.run(|| false, |_| taking(USUAL)).await.unwrap();
+            hedge.run(Tried::default(), || false, |_| taking(USUAL)).await.unwrap();
         }
         hedge
     }
@@ -148,7 +148,7 @@ mod tests {
             0 => taking(Duration::from_secs(30)),
             _ => taking(Duration::from_millis(1)),
         };
-        hedge.run(|| may, attempt).await.unwrap();
+        hedge.run(Tried::default(), || may, attempt).await.unwrap();
         began.elapsed()
     }
 
@@ -178,6 +178,6 @@ mod tests {
                 }
             }
         };
-        assert_eq!(hedge.run(|| true, attempt).await.unwrap(), USUAL * 3);
+        assert_eq!(hedge.run(Tried::default(), || true, attempt).await.unwrap(), USUAL * 3);
     }
 }

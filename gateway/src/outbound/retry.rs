@@ -32,16 +32,18 @@ impl Retry {
         Self { budget: Budget::new(config.budget_ratio, config.budget_reserve), config, count }
     }
 
-    /// Calls `attempt` until it succeeds, fails for good, or may not be tried again. The last failure is returned.
+    /// Calls `attempt` until it succeeds, fails for good, or may not be tried again. The last failure is returned. All
+    /// attempts are given the same memory of who was tried.
     pub(crate) async fn run<T, Fut>(
         &self,
         deadline: Option<Deadline>,
-        attempt: impl FnMut() -> Fut,
+        attempt: impl Fn(Tried) -> Fut,
     ) -> Result<T, Status>
     where
         Fut: Future<Output = Result<T, Status>>,
     {
-        self.run_or(deadline, |_| false, attempt).await
+        let tried = Tried::default();
+        self.run_or(deadline, |_| false, || attempt(tried.clone())).await
     }
 
     /// The same for a short call that changes nothing: one that takes unusually long is made twice.
@@ -54,7 +56,7 @@ impl Retry {
     where
         Fut: Future<Output = Result<T, Status>>,
     {
-        self.run(deadline, || hedge.run(|| self.budget.spend(), &attempt)).await
+        self.run(deadline, |tried| hedge.run(tried, || self.budget.spend(), &attempt)).await
     }
 
     /// The same, where `elsewhere` may pay for another attempt from a budget of its own.

@@ -111,11 +111,11 @@ impl Tokenizer {
         deadline: Option<Deadline>,
     ) -> Result<String, Failure> {
         let message = DecodeRequest { token_ids, skip_special_tokens: Some(false) };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.decode(request).await }
         };
-        match self.retry.run(deadline, attempt).await {
+        match self.retry.run(deadline, call).await {
             Ok(response) => Ok(response.into_inner().text),
             Err(status) => {
                 let ours = |theirs: &str| Some(format!("{field}{}", theirs.strip_prefix("token_ids")?));
@@ -152,11 +152,11 @@ impl Tokenizer {
     ) -> Result<Vec<Vec<u8>>, Error> {
         let expected = token_ids.len();
         let message = SpellRequest { token_ids };
-        let attempt = || {
-            let (mut client, request) = (self.client.clone(), request(message.clone(), deadline));
+        let call = |tried| {
+            let (mut client, request) = (self.client.clone(), attempt(message.clone(), tried, deadline));
             async move { client.spell(request).await }
         };
-        let answer = self.retry.run(deadline, attempt).await;
+        let answer = self.retry.run(deadline, call).await;
         let spelled = answer.map_err(|status| failure(Peer::Tokenizer, status, |_| None))?.into_inner();
         if spelled.tokens.len() == expected {
             return Ok(spelled.tokens);

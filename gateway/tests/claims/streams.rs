@@ -207,3 +207,34 @@ async fn an_answer_that_cannot_go_on_anywhere_is_given_up_after_the_patience() {
         call.dropped().await;
     }
 }
+
+/// Between two looks in a rolling restart neither replica may be known to be well, though one is there, and busy. A call
+/// that is refused by the other, which is gone and idle, is made at the first.
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_to_a_replica_that_was_not_tried_though_it_has_more_to_do() {
+    let twins = Twins::new().await;
+    twins.tokenizer_process.kill();
+    quiet().await;
+    let mut running = Vec::new();
+    for _ in 0..30 {
+        let asking = twins.front.asking(tokens_too("tell me"));
+        let mut call = twins.front.inference.call().await;
+        call.start().await;
+        running.push((asking.await.unwrap().unwrap(), call));
+    }
+    let leaving = twins.front.processes.tokenizer.context.health.condition("test", "is about to go");
+    while twins.front.sum("weft_rpc_client_replica_fit{peer=\"tokenizer\"") != 0.0 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    for _ in 0..10 {
+        let mut asking = twins.front.asking(tokens_too("tell me"));
+        let mut call = tokio::select! {
+            call = twins.front.inference.call() => call,
+            refused = &mut asking => panic!("{:?}", refused.unwrap().err()),
+        };
+        call.start().await;
+        call.end().await;
+        asking.await.unwrap().unwrap().whole().await;
+    }
+    leaving.holds();
+}

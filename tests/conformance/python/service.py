@@ -67,7 +67,7 @@ class Service:
 
     def __enter__(self) -> grpc.Channel:
         """A channel to the service, which is ready."""
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,

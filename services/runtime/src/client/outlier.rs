@@ -127,6 +127,13 @@ impl Record {
         over
     }
 
+    /// Forgets how calls ended, and lets it back in. Whether it was left alone. How often that was in succession is
+    /// remembered: one that only seems to come back is left alone the longer.
+    pub(super) fn forget(&self) -> bool {
+        self.take();
+        self.lock().until.take().is_some()
+    }
+
     /// Leaves it alone. Returns for how long.
     pub(super) fn eject(&self, config: &OutlierConfig) -> Duration {
         let mut ejection = self.lock();

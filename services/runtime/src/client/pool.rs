@@ -216,15 +216,16 @@ impl Pool {
 }
 
 /// How good a choice a replica is, best last. If there is nothing better, one that failed is tried all the same: what is
-/// known of it may be wrong by now.
+/// known of it may be wrong by now. One that fails now and then is better than one that may not be there at all: while
+/// one is ejected and the other is restarted, the first has to do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Usability {
     Never,
     Tried,
     Ill,
     Broken,
-    Ejected,
     Unproven,
+    Ejected,
     Fit,
 }
 
@@ -234,8 +235,8 @@ fn usability(replica: &Replica, tried: Option<&Tried>, heeds_breakers: bool) -> 
         _ if tried.is_some_and(|tried| tried.has(replica.id())) => Usability::Tried,
         Fitness::Ill => Usability::Ill,
         _ if heeds_breakers && !replica.breaker().allows() => Usability::Broken,
-        _ if replica.record().is_ejected() => Usability::Ejected,
         Fitness::Unproven => Usability::Unproven,
+        Fitness::Fit if replica.record().is_ejected() => Usability::Ejected,
         Fitness::Fit => Usability::Fit,
     }
 }

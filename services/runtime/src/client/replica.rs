@@ -68,6 +68,8 @@ struct Inner {
 /// What is known of its fitness.
 #[derive(Debug)]
 struct Standing {
+    peer: &'static str,
+    name: String,
     fitness: Mutex<Fitness>,
     /// 1 where it is fit.
     gauge: Gauge,
@@ -91,6 +93,12 @@ impl Standing {
         if *fitness == Fitness::Fit {
             *fitness = Fitness::Unproven;
             self.gauge.set(0);
+            let (peer, replica) = (self.peer, &self.name);
+            tracing::info!(
+                peer,
+                replica,
+                "the connection to a replica has ended: others come first until it is looked at"
+            );
         }
     }
 }
@@ -116,7 +124,9 @@ impl Replica {
         let id = ReplicaId(NEXT.fetch_add(1, Ordering::Relaxed));
         let name = name(&target, id);
         let gauges = context.calls_made.replica(peer, &name);
-        let standing = Arc::new(Standing { fitness: Mutex::default(), gauge: gauges.fit.clone() });
+        let standing =
+            Standing { peer, name: name.clone(), fitness: Mutex::default(), gauge: gauges.fit.clone() };
+        let standing = Arc::new(standing);
         let doubted = Arc::clone(&standing);
         let channel = Channel::new(context, peer, target.clone(), config, move || doubted.doubt())?;
         let inner = Inner {
@@ -163,6 +173,7 @@ impl Replica {
         if fitness == Fitness::Fit && before != Fitness::Fit {
             // It was away, and is back: what its calls came to before says nothing about it now.
             self.inner.answered();
+            self.inner.forget();
         }
         before
     }
@@ -232,6 +243,18 @@ impl Inner {
         if self.breaker.answered() {
             self.open.dec();
             tracing::info!(peer = self.peer, replica = self.name, "a replica answers again");
+        }
+    }
+
+    /// How its calls ended until now is no reason to leave it alone.
+    fn forget(&self) {
+        if self.record.forget() {
+            self.ejections.end();
+            tracing::info!(
+                peer = self.peer,
+                replica = self.name,
+                "a replica is back and no longer left alone"
+            );
         }
     }
 

@@ -180,21 +180,32 @@ async fn one_that_is_ill_is_used_where_no_other_is_and_a_foreign_one_never() {
     assert!(status.message().contains("none of the 2 replicas of tokenizer"), "{}", status.message());
 }
 
-/// The breaker sees failures in a row only; a replica that fails every other call has none.
+/// Two replicas that are well, of which the first fails every other of its calls. The breaker sees failures in a row only.
+async fn one_that_fails_now_and_then(context: &weft_runtime::Context) -> (Pool, [Served; 2]) {
+    let (pool, replicas) = pool_of(context).await;
+    let all = pool.replicas();
+    for replica in &all {
+        pool.set_fitness(replica, Fitness::Fit);
+    }
+    for _ in 0..40 {
+        let tried = Tried::default();
+        let attempt = async |text| {
+            let mut request = tonic::Request::new(encode(text));
+            request.extensions_mut().insert(tried.clone());
+            Client::new(pool.outgoing()).encode(request).await.is_ok()
+        };
+        assert!(attempt("a").await);
+        let first_is_next = tried.last() == Some(all[1].id());
+        assert_eq!(attempt(if first_is_next { "internal" } else { "a" }).await, !first_is_next);
+    }
+    (pool, replicas)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_fails_more_often_than_the_others_is_left_alone_for_a_while() {
     let context = caller();
-    let (pool, replicas) = pool_of(&context).await;
+    let (pool, replicas) = one_that_fails_now_and_then(&context).await;
     let all = pool.replicas();
-    for (which, texts) in [["a", "internal"], ["a", "a"]].into_iter().enumerate() {
-        pool.set_fitness(&all[which], Fitness::Fit);
-        pool.set_fitness(&all[1 - which], Fitness::Ill);
-        for text in texts.into_iter().cycle().take(40) {
-            let answer = Client::new(pool.outgoing()).encode(encode(text)).await;
-            assert_eq!(answer.is_err(), text == "internal");
-        }
-    }
-    pool.set_fitness(&all[0], Fitness::Fit);
     assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "not compared yet");
     tokio::time::advance(OutlierConfig::default().interval).await;
     assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
@@ -207,6 +218,39 @@ async fn a_replica_that_fails_more_often_than_the_others_is_left_alone_for_a_whi
     assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "its time is over");
     assert_eq!(metric(&context, "weft_rpc_client_ejected{"), 0.0);
     assert_eq!(metric(&context, "weft_rpc_client_ejections_total{"), 1.0);
+}
+
+/// In a rolling restart the first replica, which cut its calls, is still left alone when the second one goes.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_left_alone_is_used_rather_than_one_that_may_be_gone() {
+    let (pool, replicas) = one_that_fails_now_and_then(&caller()).await;
+    tokio::time::advance(OutlierConfig::default().interval).await;
+    assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
+    replicas[1].connector.cut();
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    assert_eq!(spread(&pool, &replicas).await, [20.0, 0.0]);
+}
+
+/// The first replica was away, and was looked at.
+fn returns(pool: &Pool) {
+    let first = &pool.replicas()[0];
+    pool.set_fitness(first, Fitness::Ill);
+    pool.set_fitness(first, Fitness::Fit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_away_is_not_left_alone_for_what_was_before() {
+    let context = caller();
+    let (pool, replicas) = one_that_fails_now_and_then(&context).await;
+    returns(&pool);
+    tokio::time::advance(OutlierConfig::default().interval).await;
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "it is not judged for it");
+    let (pool, replicas) = one_that_fails_now_and_then(&context).await;
+    tokio::time::advance(OutlierConfig::default().interval).await;
+    assert_eq!(spread(&pool, &replicas).await, [0.0, 20.0]);
+    returns(&pool);
+    assert!(spread(&pool, &replicas).await.iter().all(|count| *count > 0.0), "it is no longer left alone");
+    assert_eq!(metric(&context, "weft_rpc_client_ejected{"), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
