@@ -77,8 +77,9 @@ pub struct PoolConfig {
 
 /// A prompt of 4 kB takes a thread about 1 ms, so a full queue of them is a quarter of a second of work.
 const QUEUE: usize = 256;
-/// Some 60 microseconds of work (about 4 MB/s), less than what a reactor's other tasks would notice.
-const INLINE_BYTES: usize = 256;
+/// A quarter of a millisecond of work (about 4 MB/s): what waking a thread takes, and giving its answer back. A reactor's
+/// other tasks wait no longer for it than for that thread, where there are as many threads as cores.
+const INLINE_BYTES: usize = 1024;
 
 impl FromConfig for PoolConfig {
     fn from_config(section: &mut Section<'_>) -> Self {

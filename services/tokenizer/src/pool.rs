@@ -6,13 +6,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
     thread,
 };
 
+// One whose receiver has many owners: behind a lock, each job would wake a second thread, only to wait for the next job.
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -26,7 +24,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A handle to the threads. Cheap to clone; the threads end once every handle is gone.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    jobs: SyncSender<Job>,
+    jobs: Sender<Job>,
     queue: usize,
     inline_bytes: usize,
     metrics: PoolMetrics,
@@ -38,10 +36,9 @@ impl Pool {
     /// # Errors
     /// If the system gives no more threads.
     pub fn start(config: &PoolConfig, metrics: PoolMetrics) -> Result<Self, LoadError> {
-        let (jobs, inbox) = sync_channel(config.queue);
-        let inbox = Arc::new(Mutex::new(inbox));
+        let (jobs, inbox) = bounded(config.queue);
         for index in 0..config.threads {
-            let inbox = Arc::clone(&inbox);
+            let inbox = inbox.clone();
             let thread = thread::Builder::new().name(format!("tokenize-{index}"));
             thread.spawn(move || work_off(&inbox)).map_err(LoadError::NoThread)?;
         }
@@ -97,16 +94,9 @@ impl Pool {
     }
 }
 
-/// A thread's whole life.
-fn work_off(inbox: &Mutex<Receiver<Job>>) {
-    loop {
-        // A job never panics while the lock is held, so a poisoned lock guards nothing broken.
-        let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            Ok(job) => job(),
-            Err(_) => return, // every handle is gone
-        }
-    }
+/// A thread's whole life: until every handle is gone.
+fn work_off(inbox: &Receiver<Job>) {
+    inbox.iter().for_each(|job| job());
 }
 
 /// The panic's own words stay out of the error: they may quote the text that was worked on.
