@@ -1,9 +1,10 @@
 //! The calls that an answer's last stages make, opened while its prompt is still computed: that takes the model a while, in
 //! which nothing else is to be done, and a first token that has come need not wait for them.
 
-use std::{future::poll_fn, task::Context};
+use std::{future::poll_fn, pin::pin, task::Context};
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::FusedFuture as _};
+use tokio::task::yield_now;
 use weft_runtime::Deadline;
 
 use crate::outbound::{Outbound, safety::Screening, tokenizer::Decoding};
@@ -35,12 +36,13 @@ impl Calls {
     }
 }
 
-/// Waits for a generation to begin, and opens meanwhile what its answers will need. The generation comes first: it is what
-/// everything waits for.
+/// Waits for a generation to begin, and opens meanwhile what its answers will need. The generation comes first, and is on its
+/// way before anything else is begun: it is what everything waits for.
 pub(super) async fn prepared_beside<F: Future + Unpin>(mut begin: F, calls: &mut [Calls]) -> F::Output {
+    let mut sent = pin!(yield_now().fuse());
     poll_fn(|cx| {
         let begun = begin.poll_unpin(cx);
-        if begun.is_pending() {
+        if begun.is_pending() && (sent.is_terminated() || sent.poll_unpin(cx).is_ready()) {
             calls.iter_mut().for_each(|calls| calls.prepare(cx));
         }
         begun

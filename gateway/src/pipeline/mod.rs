@@ -26,15 +26,16 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use futures::{
     Stream, StreamExt as _,
     future::{Either, Ready, ready, select},
+    poll,
     stream::{self, BoxStream},
 };
 use prometheus_client::metrics::histogram::Histogram;
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use tracing::{Instrument as _, Span, info_span};
 use weft_runtime::telemetry::fields;
 
@@ -152,7 +153,10 @@ impl Pipeline {
             Ok((Beginning { started, events, span, progress }, permit)) => {
                 let clock = Clock::new(scope.latency.clone(), progress);
                 let answers = ask.options.answers();
-                Ok((started, record.over(events, answers, span, (permit, clock))))
+                let mut events = record.over(events, answers, span, (permit, clock)).peekable();
+                // The first token is on its way to the tokenizer before the caller is told that there is one.
+                let _ = poll!(Pin::new(&mut events).peek());
+                Ok((started, events.boxed()))
             }
             Err(error) => Err(record.fail(error)),
         }
@@ -242,7 +246,11 @@ impl Story<'_> {
         }
         let ids = Box::pin(self.encode(prompt)).await?;
         latency.enter(Phase::Screening);
-        let verdict = Box::pin(self.screen(prompt.texts(), field));
+        let verdict = Box::pin(async {
+            // What was begun before this is on its way first: inference waits for its prompt, and nobody yet for a verdict.
+            yield_now().await;
+            self.screen(prompt.texts(), field).await
+        });
         self.permit.prompt_has(ids.len());
         let reservation = self.reserve(&ids)?;
         let prompt_tokens = count(&ids);
