@@ -74,9 +74,14 @@ impl<G> Shared<G> {
             }
             return Some(kept);
         }
-        // The last one to end hears the end of the call itself: whether it ended well.
-        let alone = self.lanes.iter().all(|lane| lane.ended || lane.dropped);
-        (self.generation.is_none() || (self.lanes[index].ended && !alone)).then_some(None)
+        let ended = self.lanes[index].ended;
+        if self.lanes.iter().all(|lane| lane.ended || lane.dropped) {
+            // The last one to end hears the end of the call itself: whether it ended well. Unless the call goes on with what
+            // nobody reads, and would for as long as that answer may be: then it ends here.
+            self.generation.take_if(|_| self.lanes.iter().any(|lane| !lane.ended));
+            return self.generation.is_none().then_some(None);
+        }
+        (self.generation.is_none() || ended).then_some(None)
     }
 
     /// Notes whose this is; gives it back if it is the reader's own.
@@ -159,7 +164,7 @@ impl<G> Drop for Branch<G> {
 
 #[cfg(test)]
 mod tests {
-    use futures::{executor::block_on, future::join_all, stream};
+    use futures::{FutureExt as _, executor::block_on, future::join_all, stream};
 
     use super::*;
     use crate::answer::{FinishReason, Token, Usage};
@@ -212,6 +217,21 @@ mod tests {
         let mut branches = split(stream::iter(messages), 2, 1);
         drop(branches.pop());
         assert_eq!(block_on(ids(branches.remove(0))), [1, 0]);
+    }
+
+    #[test]
+    fn what_only_a_reader_that_left_asked_for_is_not_waited_for() {
+        for order in [[token(0, 1), end(0), token(1, 4)], [token(1, 4), token(0, 1), end(0)]] {
+            let goes_on = stream::iter(order).chain(stream::pending());
+            let mut branches = split(goes_on, 2, 1);
+            drop(branches.pop());
+            let mut left = branches.remove(0);
+            assert_eq!(
+                left.by_ref().map(Result::unwrap).collect::<Vec<_>>().now_or_never().unwrap().len(),
+                2
+            );
+            assert!(left.lock().generation.is_none(), "the call still runs");
+        }
     }
 
     #[test]

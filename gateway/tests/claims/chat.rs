@@ -5,7 +5,8 @@ use tonic::Code;
 use weft_proto::{
     common::v1::{FinishReason, SamplingParams, StopConditions, Usage},
     gateway::v1::{
-        CompleteRequest, GenerationOptions, GetModelRequest, ListModelsRequest, complete_response,
+        CompleteRequest, GenerationOptions, GetModelRequest, ListModelsRequest, chat_response::Event,
+        complete_response,
     },
 };
 
@@ -128,6 +129,30 @@ async fn a_stop_string_across_tokens_ends_the_answer_and_the_generation() {
     let shown: Vec<u32> = whole.tokens.iter().map(|token| token.id).collect();
     assert!(shown.starts_with(&ids[..3]) && shown.len() <= 4, "{shown:?}");
     assert!((5..=6).contains(&whole.finished.usage.unwrap().completion_tokens));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_whose_last_answers_met_their_stop_string_ends_and_delays_nobody() {
+    let front = Front::new().await;
+    let stop_strings = vec!["END".to_owned()];
+    let options = GenerationOptions { n: Some(2), stop_strings, ..GenerationOptions::default() };
+    let asking = front.asking(ask_with("hi", options));
+    let mut call = front.inference.call().await;
+    call.start().await;
+    let mut answer = asking.await.unwrap().unwrap();
+    call.tokens_of(0, &[front.tokenizer.id("all done END of")]).await;
+    quiet().await;
+    // Inference would go on with the first; both ends are told without it.
+    call.end_of(1, 0).await;
+    let mut ends = Vec::new();
+    while let Some(event) = answer.event().await.unwrap() {
+        if let Event::Finished(finished) = event {
+            ends.push((finished.index, finished.stop_string));
+        }
+    }
+    ends.sort_unstable();
+    assert_eq!(ends, [(0, Some("END".to_owned())), (1, None)]);
+    call.dropped().await;
 }
 
 #[tokio::test(start_paused = true)]
