@@ -26,12 +26,11 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use futures::{
     Stream, StreamExt as _,
     future::{Either, Ready, ready, select},
-    poll,
     stream::{self, BoxStream},
 };
 use prometheus_client::metrics::histogram::Histogram;
@@ -153,10 +152,7 @@ impl Pipeline {
             Ok((Beginning { started, events, span, progress }, permit)) => {
                 let clock = Clock::new(scope.latency.clone(), progress);
                 let answers = ask.options.answers();
-                let mut events = record.over(events, answers, span, (permit, clock)).peekable();
-                // The first token is on its way to the tokenizer before the caller is told that there is one.
-                let _ = poll!(Pin::new(&mut events).peek());
-                Ok((started, events.boxed()))
+                Ok((started, record.over(events, answers, span, (permit, clock)).await))
             }
             Err(error) => Err(record.fail(error)),
         }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, poll};
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::{Span, field::Empty, info_span};
@@ -56,11 +56,22 @@ impl Record {
         self.end(Code::Ok, "");
     }
 
-    /// Watches so many answers until their end, whatever that is.
-    pub(super) fn over(self, events: Events, answers: u32, span: Span, held: (Permit, Clock)) -> Events {
+    /// Watches so many answers until their end, whatever that is. They are under way when this returns: the first token is
+    /// on its way to the tokenizer before the caller is told that there is one.
+    pub(super) async fn over(
+        self,
+        events: Events,
+        answers: u32,
+        span: Span,
+        held: (Permit, Clock),
+    ) -> Events {
         let (permit, clock) = held;
         let usage = Usage::default();
-        Recorded { events, record: self, span, first: None, left: answers, usage, permit, clock }.boxed()
+        let recorded =
+            Recorded { events, record: self, span, first: None, left: answers, usage, permit, clock };
+        let mut recorded = recorded.peekable();
+        let _ = poll!(Pin::new(&mut recorded).peek());
+        recorded.boxed()
     }
 
     fn end(&mut self, code: Code, finish_reason: &'static str) {

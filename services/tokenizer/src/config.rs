@@ -77,8 +77,9 @@ pub struct PoolConfig {
 
 /// A prompt of 4 kB takes a thread about 1 ms, so a full queue of them is a quarter of a second of work.
 const QUEUE: usize = 256;
-/// A quarter of a millisecond of work (about 4 MB/s): what waking a thread takes, and giving its answer back. A reactor's
-/// other tasks wait no longer for it than for that thread, where there are as many threads as cores.
+/// A quarter of a millisecond of work (about 4 MB/s). To wake a thread and be woken by it took 0.13 ms more than the same
+/// work in place, where both were idle; while all threads are busy in any case, it would take as long as their queue. A
+/// reactor's other tasks wait no longer for it than for such a thread, where there are as many threads as cores.
 const INLINE_BYTES: usize = 1024;
 
 impl FromConfig for PoolConfig {
