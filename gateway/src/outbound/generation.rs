@@ -21,6 +21,7 @@ use weft_runtime::{Deadline, client::Tried};
 use super::{
     failure,
     inference::{Generated, Inference, Opened, broken, our_field, read, read_token},
+    readers::Readers,
     voice::{Heard, Only, Voice, begin},
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(crate) struct Generation {
     pub(crate) prefill: Duration,
     /// The prompt's tokens, if their log-probabilities were asked for.
     pub(crate) prompt: Vec<Token>,
+    /// Who reads its answers.
+    pub(crate) readers: Readers,
     /// Those that have something to say.
     voices: Vec<Voice>,
     /// The voice that is listened to first.
@@ -82,7 +85,7 @@ impl Generation {
         (tried, deadline, constraint): (Tried, Option<Deadline>, Option<&'static str>),
     ) -> Result<Self, Error> {
         let (started, messages) = begin(opened)?;
-        let answers = vec![Answer::default(); request.n.take().unwrap_or(1) as usize];
+        let count = request.n.take().unwrap_or(1);
         request.sampling.get_or_insert_default().seed = Some(started.seed);
         Ok(Self {
             prompt_tokens: started.prompt_tokens,
@@ -90,9 +93,10 @@ impl Generation {
             queued: Duration::from_micros(started.queue_micros),
             prefill: Duration::from_micros(started.prefill_micros),
             prompt: Vec::new(),
+            readers: Readers::of(count),
             voices: vec![Voice::of_all(messages, tried)],
             turn: 0,
-            answers,
+            answers: vec![Answer::default(); count as usize],
             request,
             inference,
             deadline,
@@ -150,13 +154,14 @@ impl Generation {
         Ok(generated)
     }
 
-    /// Lets all answers go on elsewhere that a lost voice had not ended: where there are none, only the goodbye was lost.
+    /// Lets all answers go on elsewhere that a lost voice had not ended and somebody reads: where there are none, only the
+    /// goodbye was lost.
     ///
     /// # Errors
     /// One of them may not: the status is the caller's.
     fn replace(&mut self, lost: &Voice, status: &Status) -> Result<(), Status> {
         for answer in lost.answers(self.answers.len() as u32) {
-            if !self.answers[answer as usize].ended {
+            if !self.answers[answer as usize].ended && self.readers.read(answer as usize) {
                 let voice = self.go_on(answer, lost, status)?;
                 self.voices.push(voice);
             }

@@ -1,8 +1,9 @@
 //! THE outbound stack, and one client for each service behind the gateway.
 //!
-//! Map: `endpoint` (the way to a service, and how much is on it), `retry`, `hedge`, `exchange` (a call in both directions, as the
-//! pipeline uses it), `memory` (what such a call has said, for when it goes on elsewhere), `tokenizer`, `inference`, `safety` (wire types in and out end here), `balance` (which
-//! replica of inference is asked), `generation` (tokens, whichever replica says them), `voice` (a call that says one answer of it, or all), `resume`
+//! Map: `endpoint` (the way to a service, and how much is on it), `retry`, `hedge`, `exchange` (a call in both directions, as
+//! the pipeline uses it), `memory` (what such a call has said, for when it goes on elsewhere), `tokenizer`, `inference`,
+//! `safety` (wire types in and out end here), `balance` (which replica of inference is asked), `generation` (tokens,
+//! whichever replica says them), `voice` (a call that says one answer of it, or all), `readers` (who reads them), `resume`
 //! (when a generation goes on elsewhere).
 //!
 //! Rules: field names in errors are translated to those of our own API here, where both are known; a retry stands
@@ -15,6 +16,7 @@ pub(crate) mod generation;
 pub(crate) mod hedge;
 pub(crate) mod inference;
 pub(crate) mod memory;
+pub(crate) mod readers;
 mod resume;
 pub(crate) mod retry;
 pub(crate) mod safety;

@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt as _};
 
 use crate::{
     error::{Error, Peer},
-    outbound::inference::Generated,
+    outbound::{inference::Generated, readers::Readers},
 };
 
 /// One answer's part of a generation.
@@ -31,25 +31,26 @@ struct Shared<G> {
     /// `None` once it is over.
     generation: Option<G>,
     lanes: Vec<Lane>,
+    readers: Readers,
     /// The most that is kept for one reader.
     most: usize,
 }
 
-/// What is known of one reader.
+/// What is kept for one reader.
 #[derive(Debug, Default)]
 struct Lane {
     kept: VecDeque<Generated>,
     waker: Option<Waker>,
     /// Whether its answer has ended.
     ended: bool,
-    dropped: bool,
 }
 
-/// Cuts a generation of `count` answers; at most `most` messages are kept for one of them.
-pub(super) fn split<G>(generation: G, count: u32, most: usize) -> Vec<Branch<G>> {
+/// Cuts a generation with an answer for each of `readers`; at most `most` messages are kept for one of them.
+pub(super) fn split<G>(generation: G, readers: Readers, most: usize) -> Vec<Branch<G>> {
+    let count = readers.count();
     let lanes = (0..count).map(|_| Lane::default()).collect();
-    let shared = Arc::new(Mutex::new(Shared { generation: Some(generation), lanes, most }));
-    (0..count as usize).map(|index| Branch { shared: Arc::clone(&shared), index }).collect()
+    let shared = Arc::new(Mutex::new(Shared { generation: Some(generation), lanes, readers, most }));
+    (0..count).map(|index| Branch { shared: Arc::clone(&shared), index }).collect()
 }
 
 impl<G> Branch<G> {
@@ -75,7 +76,7 @@ impl<G> Shared<G> {
             return Some(kept);
         }
         let ended = self.lanes[index].ended;
-        if self.lanes.iter().all(|lane| lane.ended || lane.dropped) {
+        if (0..self.lanes.len()).all(|lane| self.lanes[lane].ended || !self.readers.read(lane)) {
             // The last one to end hears the end of the call itself: whether it ended well. Unless the call goes on with what
             // nobody reads, and would for as long as that answer may be: then it ends here.
             self.generation.take_if(|_| self.lanes.iter().any(|lane| !lane.ended));
@@ -98,7 +99,7 @@ impl<G> Shared<G> {
         if index == reader {
             return Ok(Some(item));
         }
-        if !lane.dropped {
+        if self.readers.read(index) {
             lane.kept.push_back(item);
             lane.waker.take().into_iter().for_each(Waker::wake);
         }
@@ -154,9 +155,8 @@ impl<G> Drop for Branch<G> {
     fn drop(&mut self) {
         let index = self.index;
         let mut shared = self.lock();
-        let lane = &mut shared.lanes[index];
-        lane.dropped = true;
-        lane.kept.clear();
+        shared.readers.leave(index);
+        shared.lanes[index].kept.clear();
         // The call itself may have been waiting to wake this reader.
         shared.wake_all();
     }
@@ -205,7 +205,7 @@ mod tests {
                 end(2),
                 end(0),
             ];
-            let branches = split(stream::iter(messages), 3, most);
+            let branches = split(stream::iter(messages), Readers::of(3), most);
             let read = block_on(join_all(branches.into_iter().map(ids)));
             assert_eq!(read, [vec![1, 2, 3, 0], vec![4, 5, 6, 0], vec![7, 0]]);
         }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_reader_that_left_holds_nobody_up() {
         let messages = [token(1, 4), token(1, 5), token(0, 1), token(1, 6), end(0), end(1)];
-        let mut branches = split(stream::iter(messages), 2, 1);
+        let mut branches = split(stream::iter(messages), Readers::of(2), 1);
         drop(branches.pop());
         assert_eq!(block_on(ids(branches.remove(0))), [1, 0]);
     }
@@ -223,7 +223,7 @@ mod tests {
     fn what_only_a_reader_that_left_asked_for_is_not_waited_for() {
         for order in [[token(0, 1), end(0), token(1, 4)], [token(1, 4), token(0, 1), end(0)]] {
             let goes_on = stream::iter(order).chain(stream::pending());
-            let mut branches = split(goes_on, 2, 1);
+            let mut branches = split(goes_on, Readers::of(2), 1);
             drop(branches.pop());
             let mut left = branches.remove(0);
             assert_eq!(
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn the_last_to_end_hears_of_a_failure_after_it() {
         let failure = || Err(Error::Broken { peer: Peer::Inference, what: "on purpose" });
-        let branches = split(stream::iter([end(0), end(1), failure()]), 2, 4);
+        let branches = split(stream::iter([end(0), end(1), failure()]), Readers::of(2), 4);
         let [first, second]: [_; 2] = branches.try_into().unwrap();
         assert_eq!(block_on(ids(first)), [0]);
         let told: Vec<_> = block_on(second.collect());
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_nobody_asked_for_breaks_the_contract() {
-        let mut branches = split(stream::iter([token(3, 1)]), 1, 4);
+        let mut branches = split(stream::iter([token(3, 1)]), Readers::of(1), 4);
         let told: Vec<_> = block_on(branches.remove(0).take(1).collect());
         assert!(matches!(told[..], [Err(Error::Broken { .. })]), "{told:?}");
     }

@@ -374,13 +374,13 @@ impl Story<'_> {
         });
         self.pipeline.metrics.input_tokens(&self.served.model.id).inc_by(started.prompt_tokens.into());
         self.scope.latency.started(generation.queued, generation.prefill);
-        let progress = Progress::default();
+        let (progress, readers) = (Progress::default(), generation.readers.clone());
         let charged = quota::charged(generation, reservation.clone());
-        let count = self.options.answers();
+        let count = readers.count();
         // The prompt is charged to the first answer, and its findings are told there: what all say adds up.
         let mut prompt = (started.prompt_tokens, findings);
-        let mut answers: Vec<Events> = Vec::with_capacity(count as usize);
-        let branches = fan::split(charged, count, self.pipeline.window);
+        let mut answers: Vec<Events> = Vec::with_capacity(count);
+        let branches = fan::split(charged, readers, self.pipeline.window);
         for (index, (branch, calls)) in (0..).zip(branches.into_iter().zip(calls)) {
             answers.push(self.stages(
                 (branch, calls),

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tonic::{Code, Status};
-use weft_proto::common::v1::FinishReason;
+use weft_proto::{common::v1::FinishReason, gateway::v1::GenerationOptions};
 use weft_runtime::status::{unavailable, with_reason};
 
 use crate::{
     doubles::inference::{Call, Inference},
-    front::{Answer, Front, More, Running, again, ask, double},
+    front::{Answer, Front, More, Running, again, ask, ask_with, double, quiet},
 };
 
 /// An answer of which something was read.
@@ -102,6 +102,27 @@ async fn an_answer_whose_replica_dies_is_asked_of_the_other_behind_what_was_said
         pair.front.sum("weft_gateway_resumptions_total{service=\"inference\",outcome=\"resumed\"}"),
         1.0
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_met_its_stop_string_is_not_gone_on_with() {
+    let pair = Pair::with("").await;
+    let stop_strings = vec!["END".to_owned()];
+    let options = GenerationOptions { n: Some(2), stop_strings, ..GenerationOptions::default() };
+    let asking = pair.front.asking(ask_with("tell me", options));
+    let (mut call, first) = pair.call().await;
+    call.start().await;
+    call.tokens_of(0, &[pair.front.tokenizer.id("once END of it")]).await;
+    call.tokens_of(1, &[pair.front.tokenizer.id("once upon")]).await;
+    quiet().await;
+    pair.kill(first);
+    let (mut call, _) = pair.call().await;
+    assert_eq!(call.request.resumption.as_ref().unwrap().index, 1);
+    call.start().await;
+    call.end().await;
+    let mut answer = asking.await.unwrap().unwrap();
+    while answer.event().await.unwrap().is_some() {}
+    assert!(!pair.front.inference.has_call().await && !pair.other.has_call().await);
 }
 
 #[tokio::test(start_paused = true)]
