@@ -34,9 +34,18 @@ def roofline(_: Pool, turns: int) -> Result:
     # The best: what disturbs a measurement only ever slows it.
     result.figures = {
         "read_bytes_per_s": max(one["read_bytes_per_s"] for one in found),
-        "products_per_s": {kind: max(one["products_per_s"][kind] for one in found) for kind in ("f32", "bf16", "int8")},
+        "peak_per_s": {kind: max(one["peak_per_s"][kind] for one in found) for kind in ("bf16", "int8")},
         "runs": found,
     }
+    read, peak = result.figures["read_bytes_per_s"], result.figures["peak_per_s"]
+    for shapes in zip(*(one["products"] for one in found), strict=True):
+        best = min(shapes, key=lambda one: one["layer_ms"])
+        kind = "bf16" if best["format"] == "bf16" else "int8"
+        result.notes.append(
+            f"{best['format']}, {best['rows']} rows: {best['layer_ms']:.3f} ms a layer,"
+            f" {best['per_s'] / 1e9:.0f} GOPS ({best['per_s'] / peak[kind]:.0%} of the peak on operands in registers),"
+            f" {best['bytes_per_s'] / 1e9:.1f} GB/s ({best['bytes_per_s'] / read:.0%} of what can be read)"
+        )
     return result
 
 

@@ -48,7 +48,7 @@ def speeds(place: Axes, cells: dict[str, Any], streams: int, metric: str, names:
     limits = cells.get("roofline", {}).get("figures", {})
     if "read_bytes_per_s" not in limits:
         return
-    peak = limits["products_per_s"]["bf16"] / (2 * WEIGHTS)
+    peak = limits["peak_per_s"]["bf16"] / (2 * WEIGHTS)
     for name, size in BYTES.items():
         limit = min(streams * limits["read_bytes_per_s"] / (WEIGHTS * size), peak)
         # A limit far above every bar would only make them small.

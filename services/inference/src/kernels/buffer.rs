@@ -34,6 +34,10 @@ unsafe impl Plain for bf16 {}
 unsafe impl Plain for f16 {}
 // SAFETY: an array of the above.
 unsafe impl Plain for Pair {}
+// SAFETY: arrays of plain numbers.
+unsafe impl Plain for [i8; 4] {}
+// SAFETY: arrays of plain numbers.
+unsafe impl Plain for [[i16; 2]; 2] {}
 
 /// A slice, of zeroes at first.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Which vector instructions this machine has, and kernels compiled for each.
 
-use super::lanes::{Lanes, Portable};
+use super::lanes::{Lanes, Portable, Unpacking};
 
 /// A computation written once over [`Lanes`].
 pub(super) trait Kernel {
@@ -10,6 +10,19 @@ pub(super) trait Kernel {
     /// The instructions of `L` are present.
     unsafe fn run<L: Lanes>(self);
 }
+
+/// As [`Kernel`], for lanes that are better off with unpacked operands.
+pub(super) trait UnpackedKernel {
+    /// Does the work.
+    ///
+    /// # Safety
+    /// As for [`Kernel::run`].
+    unsafe fn run<L: Unpacking>(self);
+}
+
+/// Proof that this machine's lanes are of that kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unpacked(Level);
 
 /// Plain loops that the compiler turns into vector code. `run` is `#[inline(always)]`, and so is what it calls.
 pub(crate) trait Loops {
@@ -61,6 +74,15 @@ impl Isa {
         self.0 != Level::Portable
     }
 
+    /// Whether operands of products are better unpacked beforehand.
+    pub(super) fn unpacked(self) -> Option<Unpacked> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Some(Unpacked(self.0)),
+            _ => None,
+        }
+    }
+
     /// Runs loops, compiled with these instructions.
     pub(crate) fn run_loops(self, loops: impl Loops) {
         self.run(Compiled(loops));
@@ -83,9 +105,21 @@ impl Isa {
     }
 }
 
+impl Unpacked {
+    /// Runs a kernel with these instructions.
+    pub(super) fn run(self, kernel: impl UnpackedKernel) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as for [`Isa::run`].
+            Level::Avx2 => unsafe { x86::unpacked_with_avx2(kernel) },
+            _ => {}
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Level};
+    use super::{Kernel, Level, UnpackedKernel};
     use crate::kernels::lanes::{Avx2, Avx512};
 
     /// The levels beyond `Portable`, the best last.
@@ -109,6 +143,12 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn with_avx2(kernel: impl Kernel) {
         // SAFETY: the features are enabled here, and the caller has seen them.
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn unpacked_with_avx2(kernel: impl UnpackedKernel) {
+        // SAFETY: as above.
         unsafe { kernel.run::<Avx2>() }
     }
 

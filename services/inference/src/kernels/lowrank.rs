@@ -171,9 +171,6 @@ impl Cpu {
 
 /// How values of one type are made for thin products.
 trait Thin: Format {
-    /// Inputs of one step.
-    const INPUTS: usize;
-
     /// The weight of one step, from one or two values.
     fn weight(values: &[f32]) -> Self;
     /// Appends the inputs of a row.
@@ -184,8 +181,6 @@ trait Thin: Format {
 }
 
 impl Thin for f32 {
-    const INPUTS: usize = 1;
-
     fn weight(values: &[f32]) -> f32 {
         values[0]
     }
@@ -196,8 +191,6 @@ impl Thin for f32 {
 }
 
 impl Thin for Pair {
-    const INPUTS: usize = 2;
-
     fn weight(values: &[f32]) -> Pair {
         [values[0], values.get(1).copied().unwrap_or(0.0)].map(bf16::from_f32)
     }

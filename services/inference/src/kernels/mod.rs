@@ -61,6 +61,8 @@ pub(crate) struct Cpu {
     pool: Pool,
     /// Inputs of the last product, for the next one to overwrite.
     pairs: Vec<lanes::Pair>,
+    /// As `pairs`, of products by weights that are unpacked.
+    floats: Vec<f32>,
     /// As `pairs`, of products by weights of few bits.
     rounded: matrix::Rounded,
 }
@@ -71,7 +73,13 @@ impl Cpu {
     /// # Errors
     /// The system gives no more threads.
     pub(crate) fn new(isa: Isa, threads: usize) -> std::io::Result<Self> {
-        Ok(Self { isa, pool: Pool::new(threads)?, pairs: Vec::new(), rounded: matrix::Rounded::default() })
+        Ok(Self {
+            isa,
+            pool: Pool::new(threads)?,
+            pairs: Vec::new(),
+            floats: Vec::new(),
+            rounded: matrix::Rounded::default(),
+        })
     }
 }
 

@@ -83,6 +83,11 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Threads that work, the caller's own included.
+    pub(super) fn threads(&self) -> usize {
+        1 + self.helpers.len()
+    }
+
     /// Runs `work` once for each item in `0..items` and returns when all are done. One call at a time: `&mut`.
     pub(crate) fn run(&mut self, items: usize, work: &(dyn Fn(usize) + Sync)) {
         if items <= 1 || self.helpers.is_empty() {

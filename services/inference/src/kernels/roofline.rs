@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{
     Arena, Cpu, Isa, Matrix, MatrixError, Mode, Weights,
     buffer::Buffer,
-    isa::Kernel,
-    lanes::{Lanes, WIDTH},
+    isa::{Kernel, UnpackedKernel},
+    lanes::{Lanes, Unpacking, WIDTH},
 };
 
 /// Bytes that are read to measure bandwidth, and the least weights of a product: more than any cache holds.
@@ -21,7 +21,10 @@ const ITEM: usize = 64 << 10;
 /// Sums that are independent of each other: enough to hide the latency of a dot product, few enough for registers.
 const CHAINS: usize = 8;
 
-/// Dot products of one chain in one item.
+/// As `CHAINS`, where two registers hold sixteen sums.
+const UNPACKED_CHAINS: usize = 5;
+
+/// Operations of one chain in one item.
 const LINKS: usize = 100_000;
 
 /// Times that each measurement is made; the fastest counts.
@@ -30,9 +33,9 @@ const RUNS: usize = 5;
 /// An arithmetic that weights are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arithmetic {
-    /// Dot products of bf16 pairs.
+    /// Dot products of bf16 pairs, or what stands for them where there are none: multiply-adds of `f32`.
     Bf16,
-    /// Dot products of four bytes.
+    /// Dot products of four bytes, or of two 16-bit numbers.
     Int8,
 }
 
@@ -45,17 +48,6 @@ pub enum Format {
     Int8,
     /// 4 bits in groups of this many inputs.
     Int4(usize),
-}
-
-impl Format {
-    /// The arithmetic that its products use.
-    #[must_use]
-    pub fn arithmetic(self) -> Arithmetic {
-        match self {
-            Self::Bf16 => Arithmetic::Bf16,
-            Self::Int8 | Self::Int4(_) => Arithmetic::Int8,
-        }
-    }
 }
 
 /// How fast products are.
@@ -88,6 +80,12 @@ impl Roofline {
         Ok(Self { cpu: Cpu::new(Isa::best(), threads)? })
     }
 
+    /// Threads that compute.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.cpu.pool.threads()
+    }
+
     /// Bytes a second that all threads together read from memory.
     ///
     /// # Errors
@@ -106,15 +104,19 @@ impl Roofline {
 
     /// Multiplications and additions a second of all threads together, on operands in registers.
     pub fn peak(&mut self, arithmetic: Arithmetic) -> f64 {
-        let Cpu { isa, pool, .. } = &mut self.cpu;
         /// Items, shared out among the threads.
         const ITEMS: usize = 24;
-        let seconds = fastest(|| pool.run(ITEMS, &|_| isa.run(Dots(arithmetic))));
-        let per_dot = match arithmetic {
-            Arithmetic::Bf16 => 4 * WIDTH,
-            Arithmetic::Int8 => 8 * WIDTH,
+        let Cpu { isa, pool, .. } = &mut self.cpu;
+        let (seconds, chains) = match isa.unpacked() {
+            None => (fastest(|| pool.run(ITEMS, &|_| isa.run(Links(arithmetic)))), CHAINS),
+            Some(isa) => (fastest(|| pool.run(ITEMS, &|_| isa.run(Links(arithmetic)))), UNPACKED_CHAINS),
         };
-        (ITEMS * LINKS * CHAINS * per_dot) as f64 / seconds
+        let products = match (arithmetic, isa.unpacked()) {
+            (Arithmetic::Bf16, Some(_)) => 1,
+            (Arithmetic::Bf16, None) | (Arithmetic::Int8, Some(_)) => 2,
+            (Arithmetic::Int8, None) => 4,
+        };
+        (ITEMS * LINKS * chains * WIDTH * 2 * products) as f64 / seconds
     }
 
     /// Products of `rows` rows by a matrix of each of `shapes`, `(inputs, outputs)`, over and over with other weights.
@@ -203,31 +205,65 @@ impl Kernel for Read<'_> {
     }
 }
 
-/// Dot products of registers.
-struct Dots(Arithmetic);
+/// Chains of the operations that products are made of. Operands come from a cache that the compiler knows nothing of, or
+/// else it would multiply once for all links.
+struct Links(Arithmetic);
 
-impl Kernel for Dots {
+impl Kernel for Links {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        // SAFETY: the instructions are present, by the caller's promise.
+        let bytes = [1_u8; 4 * WIDTH];
+        // SAFETY: the instructions are present, by the caller's promise; 64 bytes are sixteen pairs or quads.
         unsafe {
             match self.0 {
                 Arithmetic::Bf16 => {
-                    let pairs = L::splat_pair(std::hint::black_box([bf16::ONE; 2]));
                     let mut sums = [L::splat(0.0); CHAINS];
                     for _ in 0..LINKS {
+                        let operand = L::load_pairs(std::hint::black_box(&bytes).as_ptr().cast());
                         for sum in &mut sums {
-                            *sum = sum.add_dot(pairs, pairs);
+                            *sum = sum.add_dot(operand, operand);
                         }
                     }
                     std::hint::black_box(sums.map(|sum| sum.largest()));
                 }
                 Arithmetic::Int8 => {
-                    let quads = L::splat_quad(std::hint::black_box([1; 4]));
                     let mut sums = [L::splat_int(0); CHAINS];
                     for _ in 0..LINKS {
+                        let operand = L::load_quads(std::hint::black_box(&bytes).as_ptr());
                         for sum in &mut sums {
-                            *sum = L::add_quad_dot(*sum, quads, quads);
+                            *sum = L::add_quad_dot(*sum, operand, operand);
+                        }
+                    }
+                    std::hint::black_box(sums.map(|sum| L::from_ints(sum).largest()));
+                }
+            }
+        }
+    }
+}
+
+impl UnpackedKernel for Links {
+    #[inline(always)]
+    unsafe fn run<L: Unpacking>(self) {
+        // SAFETY: the instructions are present, by the caller's promise.
+        unsafe {
+            match self.0 {
+                Arithmetic::Bf16 => {
+                    let mut sums = [L::splat(0.0); UNPACKED_CHAINS];
+                    for _ in 0..LINKS {
+                        let operand = L::splat(std::hint::black_box(1.0));
+                        for sum in &mut sums {
+                            *sum = operand.mul_add(operand, *sum);
+                        }
+                    }
+                    std::hint::black_box(sums.map(|sum| sum.largest()));
+                }
+                Arithmetic::Int8 => {
+                    let operand = L::splat_words([1; 2]);
+                    let mut sums = [L::splat_int(0); UNPACKED_CHAINS];
+                    for _ in 0..LINKS {
+                        for sum in &mut sums {
+                            let other = L::splat_words(std::hint::black_box([1; 2]));
+                            *sum = L::add_word_dot(*sum, operand, other);
                         }
                     }
                     std::hint::black_box(sums.map(|sum| L::from_ints(sum).largest()));

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Lanes, Pair, WIDTH};
+use super::{Lanes, Pair, Unpacking, WIDTH};
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +23,23 @@ unsafe fn widen_pairs(pairs: __m256i) -> (__m256, __m256) {
     }
 }
 
-/// Eight values rounded to bf16, ties to even.
+/// Eight values whose upper halves are those values rounded to bf16, ties to even.
 #[inline(always)]
-unsafe fn narrow(values: __m256) -> __m128i {
+unsafe fn rounded(values: __m256) -> __m256i {
     // SAFETY: AVX2 is present, by the contract of `Lanes`.
     unsafe {
         let bits = _mm256_castps_si256(values);
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-        let upper = _mm256_srli_epi32::<16>(rounded);
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)))
+    }
+}
+
+/// Eight values rounded to bf16.
+#[inline(always)]
+unsafe fn narrow(values: __m256) -> __m128i {
+    // SAFETY: AVX2 is present, by the contract of `Lanes`.
+    unsafe {
+        let upper = _mm256_srli_epi32::<16>(rounded(values));
         _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256::<1>(upper))
     }
 }
@@ -257,5 +265,90 @@ impl Lanes for Avx2 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
+    }
+}
+
+// SAFETY (of every function): as above.
+impl Unpacking for Avx2 {
+    type Words = [__m256i; 2];
+    const ROWS: usize = 5;
+    const PANEL_ROWS: usize = 3;
+
+    #[inline(always)]
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [(a0, a1), (b0, b1)] = [widen_pairs(pairs[0]), widen_pairs(pairs[1])];
+            [Self(a0, b0), Self(a1, b1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let upper_half = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let round = |values| _mm256_castsi256_ps(_mm256_and_si256(rounded(values), upper_half));
+            Self(round(self.0), round(self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn no_words() -> Self::Words {
+        // SAFETY: see above.
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+    #[inline(always)]
+    unsafe fn splat_words(pair: [i16; 2]) -> Self::Words {
+        // SAFETY: see above; a pair has the size of an i32.
+        unsafe { [_mm256_set1_epi32(std::mem::transmute::<[i16; 2], i32>(pair)); 2] }
+    }
+    #[inline(always)]
+    unsafe fn bytes<const ODD: bool>(quads: Self::Quads) -> Self::Words {
+        // SAFETY: see above.
+        unsafe {
+            if ODD {
+                [_mm256_srli_epi16::<8>(quads[0]), _mm256_srli_epi16::<8>(quads[1])]
+            } else {
+                let lower = _mm256_set1_epi16(0xff);
+                [_mm256_and_si256(quads[0], lower), _mm256_and_si256(quads[1], lower)]
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_word_dot(sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0])),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn codes<const UPPER: bool>(quads: Self::Quads) -> Self::Quads {
+        // SAFETY: see above.
+        unsafe {
+            let lower = _mm256_set1_epi8(0x0f);
+            if UPPER {
+                let upper = |quads| _mm256_and_si256(_mm256_srli_epi16::<4>(quads), lower);
+                [upper(quads[0]), upper(quads[1])]
+            } else {
+                [_mm256_and_si256(quads[0], lower), _mm256_and_si256(quads[1], lower)]
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_code_dot(sums: Self::Words, codes: Self::Quads, signed: Self::Quads) -> Self::Words {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(codes[0], signed[0])),
+                _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(codes[1], signed[1])),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_words(sum: Self::Ints, words: Self::Words) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe { Self::add_word_dot(sum, words, [_mm256_set1_epi16(1); 2]) }
     }
 }

@@ -95,6 +95,43 @@ pub(super) trait Lanes: Copy {
     unsafe fn largest(self) -> f32;
 }
 
+/// Lanes of machines that have no dot products of narrow types. There, products of several rows are faster where inputs are
+/// unpacked once for all outputs, and weights for as many rows as registers hold.
+///
+/// # Safety
+/// As for [`Lanes`].
+pub(super) trait Unpacking: Lanes {
+    /// Sixteen pairs of 16-bit numbers.
+    type Words: Copy;
+    /// Rows whose sums for sixteen outputs fit in registers, beside unpacked weights.
+    const ROWS: usize;
+    /// Rows whose sums for twice as many outputs do.
+    const PANEL_ROWS: usize;
+
+    /// The first values of all pairs, and the second ones.
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2];
+    /// Each value rounded to bf16, ties to even.
+    unsafe fn round_bf16(self) -> Self;
+    /// Zeroes.
+    unsafe fn no_words() -> Self::Words;
+    /// The same pair in all lanes.
+    unsafe fn splat_words(pair: [i16; 2]) -> Self::Words;
+    /// Of each four bytes without sign, the first and the third (`ODD` = false) or the second and the fourth.
+    unsafe fn bytes<const ODD: bool>(quads: Self::Quads) -> Self::Words;
+    /// `sum` and the products of both numbers, in each lane.
+    unsafe fn add_word_dot(sum: Self::Ints, a: Self::Words, b: Self::Words) -> Self::Ints;
+    /// The lower four bits of each byte, or the upper four.
+    unsafe fn codes<const UPPER: bool>(quads: Self::Quads) -> Self::Quads;
+    /// `sums` and the products of two codes of four bits with two signed bytes, in each word: exact for
+    /// [`CODE_DOTS`] times after [`Self::no_words`].
+    unsafe fn add_code_dot(sums: Self::Words, codes: Self::Quads, signed: Self::Quads) -> Self::Words;
+    /// `sum` and both numbers, in each lane.
+    unsafe fn add_words(sum: Self::Ints, words: Self::Words) -> Self::Ints;
+}
+
+/// What a word has room for: 8 times 2 * 15 * 127.
+pub(super) const CODE_DOTS: usize = 8;
+
 /// Asks for the cache line at `at`, which need not be memory at all.
 #[inline(always)]
 pub(super) fn prefetch<T>(at: *const T) {

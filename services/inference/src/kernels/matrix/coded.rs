@@ -37,12 +37,11 @@ pub(super) trait Coded: Sync {
         dots: &mut [[L::Ints; 2]; N],
     );
 
-    /// Adds a group's dot products to the sums of one row.
+    /// Adds a group's dot products of sixteen outputs, the panel's first (`half` = 0) or last, to the sums of one row.
     ///
     /// # Safety
     /// `weights` is valid for a group's bytes.
-    unsafe fn add_group<L: Lanes>(weights: *const u8, mark: Mark, dots: [L::Ints; 2], sums: [L; 2])
-    -> [L; 2];
+    unsafe fn add_group<L: Lanes>(weights: *const u8, half: usize, mark: Mark, dots: L::Ints, sum: L) -> L;
 
     /// What the sums over all groups stand for.
     ///
@@ -112,7 +111,10 @@ impl<W: Coded> Panelwise<'_, W> {
                 }
                 self.weights.add_dots::<L, ROWS>(weights, (values, groups * group), &mut dots);
                 for (row, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
-                    *sums = W::add_group::<L>(weights, *marks.add(row * groups), dots, *sums);
+                    let mark = *marks.add(row * groups);
+                    for (half, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
+                        *sum = W::add_group(weights, half, mark, dots, *sum);
+                    }
                 }
                 (weights, values, marks) = (weights.add(bytes), values.add(group), marks.add(1));
             }

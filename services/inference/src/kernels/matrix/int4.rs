@@ -16,10 +16,10 @@ use crate::kernels::{
 };
 
 /// Bytes of a group's scales and minima.
-const HEADER: usize = 2 * PANEL * size_of::<f16>();
+pub(super) const HEADER: usize = 2 * PANEL * size_of::<f16>();
 
 /// Bytes of one step of 8 inputs.
-const STEP: usize = 4 * PANEL;
+pub(super) const STEP: usize = 4 * PANEL;
 
 /// How far ahead of their use weights of several rows are asked for, in bytes: the machine's own prefetching stops at the end
 /// of a page, and with several rows there is time to go on.
@@ -166,24 +166,15 @@ impl Coded for Int4 {
     }
 
     #[inline(always)]
-    unsafe fn add_group<L: Lanes>(
-        weights: *const u8,
-        mark: Mark,
-        dots: [L::Ints; 2],
-        mut sums: [L; 2],
-    ) -> [L; 2] {
+    unsafe fn add_group<L: Lanes>(weights: *const u8, half: usize, mark: Mark, dots: L::Ints, sum: L) -> L {
         // SAFETY: a group begins with its scales and minima.
         unsafe {
-            let scales: *const f16 = weights.cast();
-            let scale = L::splat(mark.scale);
+            let scales = weights.cast::<f16>().add(half * WIDTH);
+            let dots = L::from_ints(dots).mul(L::splat(mark.scale));
+            let sum = dots.mul_add(L::load_f16(scales), sum);
             // Of the rounded inputs, not of the inputs: so the error of rounding meets the weight, not only its code.
-            let sum = L::splat(mark.scale * mark.sum as f32);
-            for (half, (dots, sums)) in dots.into_iter().zip(&mut sums).enumerate() {
-                let dots = L::from_ints(dots).mul(scale);
-                *sums = dots.mul_add(L::load_f16(scales.add(half * WIDTH)), *sums);
-                *sums = sum.mul_add(L::load_f16(scales.add(PANEL + half * WIDTH)), *sums);
-            }
-            sums
+            let inputs = L::splat(mark.scale * mark.sum as f32);
+            inputs.mul_add(L::load_f16(scales.add(PANEL)), sum)
         }
     }
 

@@ -14,7 +14,7 @@ use crate::kernels::{
 };
 
 /// Inputs that are rounded with one scale.
-const GROUP: usize = 64;
+pub(super) const GROUP: usize = 64;
 
 /// Bytes of one group of a panel.
 const GROUP_BYTES: usize = GROUP * PANEL;
@@ -105,12 +105,9 @@ impl Coded for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn add_group<L: Lanes>(_: *const u8, mark: Mark, dots: [L::Ints; 2], sums: [L; 2]) -> [L; 2] {
+    unsafe fn add_group<L: Lanes>(_: *const u8, _: usize, mark: Mark, dots: L::Ints, sum: L) -> L {
         // SAFETY: passed on to the caller.
-        unsafe {
-            let scale = L::splat(mark.scale);
-            [L::from_ints(dots[0]).mul_add(scale, sums[0]), L::from_ints(dots[1]).mul_add(scale, sums[1])]
-        }
+        unsafe { L::from_ints(dots).mul_add(L::splat(mark.scale), sum) }
     }
 
     #[inline(always)]

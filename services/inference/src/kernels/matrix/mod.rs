@@ -6,6 +6,7 @@
 //! | `dense` | products by weights that are floats; `format`: how each type of them meets inputs |
 //! | `coded` | products by weights of 8 and of 4 bits; `int8`, `int4`: how each is laid out and meets inputs |
 //! | `rounded` | rows of inputs rounded to 8 bits, as weights of few bits take them |
+//! | `unpacked`, `unpacked_coded` | the same products on machines without dot products of narrow types |
 //! | `target` | what becomes of a panel's sums |
 //!
 //! A panel holds [`PANEL`] outputs: for each step along the inputs, the weights of its outputs side by side. So a product
@@ -22,6 +23,20 @@ macro_rules! by_height {
     };
 }
 
+/// Calls `$self.$tile::<L, N>` with `N` = `$rows`, which is at most `Unpacking::ROWS`.
+macro_rules! by_rows {
+    ($self:ident.$tile:ident::<$lanes:ident>$arguments:tt, $rows:expr) => {
+        match $rows {
+            1 => $self.$tile::<$lanes, 1> $arguments,
+            2 => $self.$tile::<$lanes, 2> $arguments,
+            3 => $self.$tile::<$lanes, 3> $arguments,
+            4 => $self.$tile::<$lanes, 4> $arguments,
+            5 => $self.$tile::<$lanes, 5> $arguments,
+            _ => unreachable!("a tile is at most `Unpacking::ROWS` high"),
+        }
+    };
+}
+
 mod coded;
 mod dense;
 pub(super) mod format;
@@ -30,12 +45,15 @@ mod int8;
 mod pack;
 mod rounded;
 mod target;
+mod unpacked;
+mod unpacked_coded;
 
 use half::{bf16, f16};
 
 use super::{
     Cpu,
     buffer::{Arena, Buffer, OutOfMemory},
+    isa::Unpacked,
     lanes::{Pair, WIDTH},
 };
 use coded::Coded;
@@ -242,29 +260,67 @@ impl Cpu {
         assert_eq!(output.len(), rows * matrix.outputs, "whole rows of outputs");
         assert_eq!(input.len(), rows * matrix.inputs, "as many rows of inputs");
         let target = Target::new(output, matrix.outputs, matrix.bias.as_deref(), mode);
-        match &matrix.panels {
-            Panels::F32(panels) => {
-                self.multiply::<f32>(&Operands { panels, input, steps: matrix.inputs, rows }, target);
-            }
-            Panels::F16(panels) => {
-                self.multiply::<f16>(&Operands { panels, input, steps: matrix.inputs, rows }, target);
-            }
-            Panels::Bf16(panels) => {
-                let steps = matrix.inputs.div_ceil(2);
-                let pairs = self.narrow(input, matrix.inputs);
-                self.multiply::<Pair>(&Operands { panels, input: &pairs, steps, rows }, target);
-                self.pairs = pairs;
-            }
-            Panels::Int8(weights) => self.multiply_coded(weights, input, matrix.inputs, target),
-            Panels::Int4(weights) => self.multiply_coded(weights, input, matrix.inputs, target),
+        match self.isa.unpacked() {
+            None => self.product_packed(input, matrix, target),
+            Some(isa) => self.product_unpacked(isa, input, matrix, target),
         }
     }
 
-    /// A product by coded weights, whose inputs are rounded first.
-    fn multiply_coded(&mut self, weights: &impl Coded, input: &[f32], inputs: usize, target: Target<'_>) {
+    fn product_packed(&mut self, input: &[f32], matrix: &Matrix, target: Target<'_>) {
+        let (rows, inputs) = (target.rows(), matrix.inputs);
+        match &matrix.panels {
+            Panels::F32(panels) => {
+                self.multiply::<f32>(&Operands { panels, input, steps: inputs, rows }, target);
+            }
+            Panels::F16(panels) => {
+                self.multiply::<f16>(&Operands { panels, input, steps: inputs, rows }, target);
+            }
+            Panels::Bf16(panels) => {
+                let pairs = self.narrow(input, inputs);
+                let operands = Operands { panels, input: &pairs, steps: inputs.div_ceil(2), rows };
+                self.multiply::<Pair>(&operands, target);
+                self.pairs = pairs;
+            }
+            Panels::Int8(weights) => self.with_rounded(input, inputs, weights.group(), |cpu, rounded| {
+                cpu.multiply_rounded(weights, rounded, target);
+            }),
+            Panels::Int4(weights) => self.with_rounded(input, inputs, weights.group(), |cpu, rounded| {
+                cpu.multiply_rounded(weights, rounded, target);
+            }),
+        }
+    }
+
+    fn product_unpacked(&mut self, isa: Unpacked, input: &[f32], matrix: &Matrix, target: Target<'_>) {
+        let inputs = matrix.inputs;
+        match &matrix.panels {
+            Panels::F32(panels) => self.multiply_unpacked(isa, panels, (input, inputs), target),
+            Panels::F16(panels) => self.multiply_unpacked(isa, panels, (input, inputs), target),
+            Panels::Bf16(panels) => {
+                let floats = self.round_to_bf16(isa, input);
+                self.multiply_unpacked(isa, panels, (&floats, inputs), target);
+                self.floats = floats;
+            }
+            Panels::Int8(weights) => self.with_rounded(input, inputs, weights.group(), |cpu, rounded| {
+                cpu.unpack(isa, rounded);
+                cpu.multiply_unpacked_coded(isa, weights, rounded, target);
+            }),
+            Panels::Int4(weights) => self.with_rounded(input, inputs, weights.group(), |cpu, rounded| {
+                cpu.multiply_unpacked_coded(isa, weights, rounded, target);
+            }),
+        }
+    }
+
+    /// Rounds rows of `width` inputs for a product by weights of few bits.
+    fn with_rounded(
+        &mut self,
+        input: &[f32],
+        width: usize,
+        group: usize,
+        multiply: impl FnOnce(&mut Self, &mut Rounded),
+    ) {
         let mut rounded = std::mem::take(&mut self.rounded);
-        self.round(input, inputs, weights.group(), &mut rounded);
-        self.multiply_rounded(weights, &rounded, target);
+        self.round(input, width, group, &mut rounded);
+        multiply(self, &mut rounded);
         self.rounded = rounded;
     }
 }

@@ -4,7 +4,7 @@
 //! group. All numbers here are whole and exact or one multiplication away from the input: they have the same bits with every
 //! instruction set.
 
-use super::ITEM_BYTES;
+use super::{ITEM_BYTES, unpacked_coded::Words};
 use crate::kernels::{
     Cpu,
     isa::Kernel,
@@ -20,6 +20,8 @@ const LARGEST: f32 = 127.0;
 pub(in crate::kernels) struct Rounded {
     /// `[rows, groups * group]`; zeroes beyond a row's end.
     pub(super) values: Vec<i8>,
+    /// The same unpacked, four by four, where that was asked for.
+    pub(super) words: Vec<Words>,
     /// `[rows, groups]`
     pub(super) marks: Vec<Mark>,
     /// Groups of a row.

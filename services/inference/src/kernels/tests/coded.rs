@@ -162,6 +162,27 @@ fn inputs_of_zeroes_and_of_next_to_nothing_give_zeroes() {
 }
 
 #[test]
+fn the_largest_weights_and_inputs_of_few_bits_do_not_overflow() {
+    let (inputs, outputs) = (256, 32);
+    let largest = |group: usize| {
+        let (codes, scales) = (vec![0xff; inputs * outputs / 2], vec![1.0; inputs / group * outputs]);
+        new(Weights::Int4 { codes: &codes, scales: &scales, mins: &scales, group }, outputs, None).unwrap()
+    };
+    let (values, scales) = (vec![-128; inputs * outputs], vec![1.0; outputs]);
+    let int8 = new(Weights::Int8 { values: &values, scales: &scales }, outputs, None).unwrap();
+    let cases = [32, 64, 128].map(|group| (largest(group), 16.0)).into_iter().chain([(int8, -128.0)]);
+    for (matrix, weight) in cases {
+        for input in [127.0, -127.0] {
+            for mut cpu in cpus() {
+                let expected = inputs as f32 * weight * input;
+                let output = product(&mut cpu, &matrix, &vec![input; 3 * inputs]);
+                assert_eq!(output, vec![expected; 3 * outputs], "{weight}, {input}, {cpu:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_input_far_out_costs_precision_only_in_its_group() {
     let case = Case::int8(128, 32, None);
     let mut input = random(9, 128);
