@@ -112,7 +112,7 @@ impl Unpacked {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as for [`Isa::run`].
             Level::Avx2 => unsafe { x86::unpacked_with_avx2(kernel) },
-            _ => {}
+            _ => unreachable!("`Isa::unpacked` makes this of no other level"),
         }
     }
 }
