@@ -212,14 +212,14 @@ struct Links(Arithmetic);
 impl Kernel for Links {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let bytes = [1_u8; 4 * WIDTH];
-        // SAFETY: the instructions are present, by the caller's promise; 64 bytes are sixteen pairs or quads.
+        let (pairs, quads) = ([[bf16::ONE; 2]; WIDTH], [1_u8; 4 * WIDTH]);
+        // SAFETY: the instructions are present, by the caller's promise; there are sixteen pairs and quads.
         unsafe {
             match self.0 {
                 Arithmetic::Bf16 => {
                     let mut sums = [L::splat(0.0); CHAINS];
                     for _ in 0..LINKS {
-                        let operand = L::load_pairs(std::hint::black_box(&bytes).as_ptr().cast());
+                        let operand = L::load_pairs(std::hint::black_box(&pairs).as_ptr());
                         for sum in &mut sums {
                             *sum = sum.add_dot(operand, operand);
                         }
@@ -229,7 +229,7 @@ impl Kernel for Links {
                 Arithmetic::Int8 => {
                     let mut sums = [L::splat_int(0); CHAINS];
                     for _ in 0..LINKS {
-                        let operand = L::load_quads(std::hint::black_box(&bytes).as_ptr());
+                        let operand = L::load_quads(std::hint::black_box(&quads).as_ptr());
                         for sum in &mut sums {
                             *sum = L::add_quad_dot(*sum, operand, operand);
                         }
