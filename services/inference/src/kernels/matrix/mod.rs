@@ -7,6 +7,7 @@
 //! | `coded` | products by weights of 8 and of 4 bits; `int8`, `int4`: how each is laid out and meets inputs |
 //! | `rounded` | rows of inputs rounded to 8 bits, as weights of few bits take them |
 //! | `unpacked`, `unpacked_coded` | the same products on machines without dot products of narrow types |
+//! | `tiled` | how those are shared out |
 //! | `target` | what becomes of a panel's sums |
 //!
 //! A panel holds [`PANEL`] outputs: for each step along the inputs, the weights of its outputs side by side. So a product
@@ -23,20 +24,6 @@ macro_rules! by_height {
     };
 }
 
-/// Calls `$self.$tile::<L, N>` with `N` = `$rows`, which is at most `Unpacking::ROWS`.
-macro_rules! by_rows {
-    ($self:ident.$tile:ident::<$lanes:ident>$arguments:tt, $rows:expr) => {
-        match $rows {
-            1 => $self.$tile::<$lanes, 1> $arguments,
-            2 => $self.$tile::<$lanes, 2> $arguments,
-            3 => $self.$tile::<$lanes, 3> $arguments,
-            4 => $self.$tile::<$lanes, 4> $arguments,
-            5 => $self.$tile::<$lanes, 5> $arguments,
-            _ => unreachable!("a tile is at most `Unpacking::ROWS` high"),
-        }
-    };
-}
-
 mod coded;
 mod dense;
 pub(super) mod format;
@@ -45,6 +32,7 @@ mod int8;
 mod pack;
 mod rounded;
 mod target;
+mod tiled;
 mod unpacked;
 mod unpacked_coded;
 
@@ -69,6 +57,10 @@ const PANEL: usize = 2 * WIDTH;
 
 /// Weight bytes of one item of work: enough to outweigh taking it, small enough to share out evenly.
 const ITEM_BYTES: usize = 64 << 10;
+
+/// How far ahead of their use weights are asked for, in bytes: the machine's own prefetching stops at the end of a page, and
+/// does not keep up with lines that are read alternately.
+const AHEAD: usize = 4096;
 
 /// A weight matrix of `outputs` rows by `inputs` columns, ready for products.
 #[derive(Debug)]
@@ -296,7 +288,7 @@ impl Cpu {
             Panels::F32(panels) => self.multiply_unpacked(isa, panels, (input, inputs), target),
             Panels::F16(panels) => self.multiply_unpacked(isa, panels, (input, inputs), target),
             Panels::Bf16(panels) => {
-                let floats = self.round_to_bf16(isa, input);
+                let floats = self.round_to_bf16(isa, input, inputs);
                 self.multiply_unpacked(isa, panels, (&floats, inputs), target);
                 self.floats = floats;
             }

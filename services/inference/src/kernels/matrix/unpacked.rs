@@ -3,19 +3,12 @@
 //!
 //! Each sum has the same bits as in `dense`: the same fused multiply-adds, in the same order along the inputs.
 
-use std::ops::Range;
-
-use super::{ITEM_BYTES, PANEL, format::Format, target::Target};
+use super::{AHEAD, PANEL, format::Format, target::Target, tiled::Products};
 use crate::kernels::{
     Cpu,
     isa::{Unpacked, UnpackedKernel},
     lanes::{Unpacking, WIDTH, prefetch},
-    shared::SharedMut,
 };
-
-/// Steps by which weights are asked for ahead of their use: the machine's own prefetching stops at the end of a page, and
-/// does not keep up with lines that are read alternately.
-const AHEAD: usize = 32;
 
 impl Cpu {
     /// Multiplies rows of `inputs` values.
@@ -26,23 +19,19 @@ impl Cpu {
         (input, inputs): (&[f32], usize),
         target: Target<'_>,
     ) {
-        let len = panels.len() / target.panels().max(1);
-        self.pool.run(target.panels(), &|panel| {
-            isa.run(Panelwise { weights: &panels[panel * len..][..len], input, inputs, target, panel });
-        });
+        let len = inputs.div_ceil(W::INPUTS) * PANEL;
+        assert_eq!(panels.len(), target.panels() * len, "panels of this matrix");
+        assert_eq!(input.len(), target.rows() * inputs, "as many rows of inputs");
+        // SAFETY: see above.
+        unsafe { self.each_panel(isa, Floats { panels, input, inputs }, target) }
     }
 
-    /// Rows of `f32` rounded to bf16. Who is done with them gives them back as `self.floats`.
-    pub(super) fn round_to_bf16(&mut self, isa: Unpacked, input: &[f32]) -> Vec<f32> {
+    /// Rows of `width` values rounded to bf16. Who is done with them gives them back as `self.floats`.
+    pub(super) fn round_to_bf16(&mut self, isa: Unpacked, input: &[f32], width: usize) -> Vec<f32> {
         let mut floats = std::mem::take(&mut self.floats);
         floats.resize(input.len(), 0.0);
-        let target = SharedMut::new(&mut floats);
-        let per_item = ITEM_BYTES / size_of::<f32>();
-        self.pool.run(input.len().div_ceil(per_item), &|item| {
-            let from = &input[item * per_item..input.len().min((item + 1) * per_item)];
-            // SAFETY: within the rows, and each part is written by one item only.
-            let to = unsafe { std::slice::from_raw_parts_mut(target.at(item * per_item), from.len()) };
-            isa.run(Round { from, to });
+        self.each_row(&mut floats, width, &|row, to| {
+            isa.run(Round { from: &input[row * width..][..width], to });
         });
         floats
     }
@@ -69,68 +58,37 @@ impl UnpackedKernel for Round<'_> {
     }
 }
 
-/// The products of all rows by one panel.
-struct Panelwise<'a, W> {
-    weights: &'a [W],
+/// Weights and inputs.
+#[derive(Clone, Copy)]
+struct Floats<'a, W> {
+    panels: &'a [W],
     input: &'a [f32],
     inputs: usize,
-    target: Target<'a>,
-    panel: usize,
 }
 
-impl<W: Format> UnpackedKernel for Panelwise<'_, W> {
-    #[inline(always)]
-    unsafe fn run<L: Unpacking>(self) {
-        for rows in tiles(self.target.rows(), L::ROWS) {
-            // SAFETY: the instructions are present, by the caller's promise; the rows are within the input.
-            unsafe { self.tile_of::<L>(rows.start, rows.len()) }
-        }
-    }
-}
-
-impl<W: Format> Panelwise<'_, W> {
-    #[inline(always)]
-    unsafe fn tile_of<L: Unpacking>(&self, from: usize, rows: usize) {
-        // SAFETY: passed on to the caller.
-        unsafe { by_rows!(self.tile::<L>(from), rows) }
+impl<W: Format> Products for Floats<'_, W> {
+    fn panel_bytes(&self) -> usize {
+        self.inputs.div_ceil(W::INPUTS) * PANEL * size_of::<W>()
     }
 
-    /// `N` rows: where registers hold the sums of all outputs, weights are read in their order, or else sixteen outputs'
-    /// after the other's.
-    #[inline(always)]
-    unsafe fn tile<L: Unpacking, const N: usize>(&self, from: usize) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let mut sums = [[L::splat(0.0); 2]; N];
-            if N <= L::PANEL_ROWS {
-                self.sums::<L, N, 2>(from, 0, &mut sums);
-            } else {
-                self.sums::<L, N, 1>(from, 0, &mut sums);
-                self.sums::<L, N, 1>(from, 1, &mut sums);
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                self.target.write(self.panel, from + row, *sums);
-            }
-        }
-    }
-
-    /// Sums of `H` times sixteen outputs from the `first` half on.
     #[inline(always)]
     unsafe fn sums<L: Unpacking, const N: usize, const H: usize>(
         &self,
+        panel: usize,
         from: usize,
         first: usize,
         to: &mut [[L; 2]; N],
     ) {
+        let steps = self.inputs.div_ceil(W::INPUTS);
         // SAFETY: the panel holds a step for each `W::INPUTS` inputs, `input` `inputs` values for each row.
         unsafe {
             let mut sums = [[L::splat(0.0); H]; N];
-            let weights = self.weights.as_ptr().add(first * WIDTH);
+            let weights = self.panels.as_ptr().add(panel * steps * PANEL + first * WIDTH);
             for step in 0..self.inputs / W::INPUTS {
                 let weights = weights.add(step * PANEL);
                 for half in 0..H {
                     let weights = weights.add(half * WIDTH);
-                    prefetch(weights.wrapping_add(AHEAD * PANEL));
+                    prefetch(weights.cast::<u8>().wrapping_add(AHEAD));
                     for (of, weights) in W::unpacked::<L>(weights).into_iter().enumerate().take(W::INPUTS) {
                         self.add::<L, N, H>((from, W::INPUTS * step + of), weights, half, &mut sums);
                     }
@@ -149,6 +107,13 @@ impl<W: Format> Panelwise<'_, W> {
         }
     }
 
+    #[inline(always)]
+    unsafe fn finish<L: Unpacking>(&self, _: usize, sums: [L; 2]) -> [L; 2] {
+        sums
+    }
+}
+
+impl<W: Format> Floats<'_, W> {
     /// Adds the products of one input and sixteen weights.
     #[inline(always)]
     unsafe fn add<L: Unpacking, const N: usize, const H: usize>(
@@ -166,10 +131,4 @@ impl<W: Format> Panelwise<'_, W> {
             }
         }
     }
-}
-
-/// Tiles of nearly one height, of at most `height` rows: they keep the registers busier than full ones and a rest.
-pub(super) fn tiles(rows: usize, height: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = rows.div_ceil(height);
-    (0..count).map(move |tile| tile * rows / count..(tile + 1) * rows / count)
 }

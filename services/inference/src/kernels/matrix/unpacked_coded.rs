@@ -5,13 +5,13 @@
 //! Dot products are exact and groups are added in their order, so each sum has the same bits as in `coded`.
 
 use super::{
-    ITEM_BYTES, PANEL,
+    AHEAD, ITEM_BYTES, PANEL,
     coded::Coded,
     int4::{self, Int4},
     int8::{self, Int8},
     rounded::Rounded,
     target::Target,
-    unpacked::tiles,
+    tiled::Products,
 };
 use crate::kernels::{
     Cpu,
@@ -20,9 +20,6 @@ use crate::kernels::{
     lanes::{CODE_DOTS, Unpacking, WIDTH, prefetch},
     shared::SharedMut,
 };
-
-/// How far ahead of their use weights are asked for, in bytes.
-const AHEAD: usize = 4096;
 
 /// Four inputs as 16-bit numbers: the first and the third, then the second and the fourth.
 pub(super) type Words = [[i16; 2]; 2];
@@ -171,18 +168,11 @@ impl Cpu {
         input: &Rounded,
         target: Target<'_>,
     ) {
-        let panels = target.panels();
-        assert_eq!(
-            weights.bytes().len(),
-            panels * weights.group_bytes() * input.groups,
-            "panels of this matrix"
-        );
-        let per_item = (ITEM_BYTES / (weights.group_bytes() * input.groups).max(1)).max(1);
-        self.pool.run(panels.div_ceil(per_item), &|item| {
-            for panel in item * per_item..panels.min((item + 1) * per_item) {
-                isa.run(Panelwise { weights, input, target, panel });
-            }
-        });
+        let bytes = weights.group_bytes() * input.groups;
+        assert_eq!(weights.bytes().len(), target.panels() * bytes, "panels of this matrix");
+        assert_eq!(input.marks.len(), target.rows() * input.groups, "as many rows of inputs");
+        // SAFETY: see above.
+        unsafe { self.each_panel(isa, Bytes { weights, input }, target) }
     }
 
     /// Fills `words` from `values`.
@@ -216,55 +206,29 @@ impl UnpackedKernel for Unpack<'_> {
     }
 }
 
-/// The products of all rows by one panel.
-struct Panelwise<'a, W> {
+/// Weights and inputs.
+struct Bytes<'a, W> {
     weights: &'a W,
     input: &'a Rounded,
-    target: Target<'a>,
-    panel: usize,
 }
 
-impl<W: UnpackedCoded> UnpackedKernel for Panelwise<'_, W> {
-    #[inline(always)]
-    unsafe fn run<L: Unpacking>(self) {
-        for rows in tiles(self.target.rows(), L::ROWS) {
-            // SAFETY: the instructions are present, by the caller's promise; the rows are within the input.
-            unsafe { self.tile_of::<L>(rows.start, rows.len()) }
-        }
+impl<W> Clone for Bytes<'_, W> {
+    fn clone(&self) -> Self {
+        *self
     }
 }
 
-impl<W: UnpackedCoded> Panelwise<'_, W> {
-    #[inline(always)]
-    unsafe fn tile_of<L: Unpacking>(&self, from: usize, rows: usize) {
-        // SAFETY: passed on to the caller.
-        unsafe { by_rows!(self.tile::<L>(from), rows) }
+impl<W> Copy for Bytes<'_, W> {}
+
+impl<W: UnpackedCoded> Products for Bytes<'_, W> {
+    fn panel_bytes(&self) -> usize {
+        self.weights.group_bytes() * self.input.groups
     }
 
-    /// `N` rows: where registers hold the sums of all outputs, weights are read in their order, or else sixteen outputs'
-    /// after the other's.
-    #[inline(always)]
-    unsafe fn tile<L: Unpacking, const N: usize>(&self, from: usize) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let mut sums = [[L::splat(0.0); 2]; N];
-            if N <= L::PANEL_ROWS {
-                self.sums::<L, N, 2>(from, 0, &mut sums);
-            } else {
-                self.sums::<L, N, 1>(from, 0, &mut sums);
-                self.sums::<L, N, 1>(from, 1, &mut sums);
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                let sums = self.weights.finish(self.panel, *sums);
-                self.target.write(self.panel, from + row, sums);
-            }
-        }
-    }
-
-    /// Sums of `H` times sixteen outputs from the `first` half on.
     #[inline(always)]
     unsafe fn sums<L: Unpacking, const N: usize, const H: usize>(
         &self,
+        panel: usize,
         from: usize,
         first: usize,
         sums: &mut [[L; 2]; N],
@@ -273,7 +237,7 @@ impl<W: UnpackedCoded> Panelwise<'_, W> {
         let bytes = self.weights.group_bytes();
         // SAFETY: the bytes hold `groups` groups of this panel, quads and marks as many of each row.
         unsafe {
-            let mut weights = self.weights.bytes().as_ptr().add(self.panel * groups * bytes);
+            let mut weights = self.weights.bytes().as_ptr().add(panel * groups * bytes);
             let mut quads = W::quads(self.input).add(from * groups * group / 4);
             let mut marks = self.input.marks.as_ptr().add(from * groups);
             for _ in 0..groups {
@@ -293,5 +257,11 @@ impl<W: UnpackedCoded> Panelwise<'_, W> {
                 (weights, quads, marks) = (weights.add(bytes), quads.add(group / 4), marks.add(1));
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<L: Unpacking>(&self, panel: usize, sums: [L; 2]) -> [L; 2] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.weights.finish(panel, sums) }
     }
 }
