@@ -9,7 +9,7 @@ use std::{
 use half::{bf16, f16};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::lanes::Pair;
+use super::{factor::Widened, lanes::Pair};
 
 /// The system has no such amount of memory to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,8 @@ unsafe impl Plain for bf16 {}
 unsafe impl Plain for f16 {}
 // SAFETY: an array of the above.
 unsafe impl Plain for Pair {}
+// SAFETY: an `f32`.
+unsafe impl Plain for Widened {}
 // SAFETY: arrays of plain numbers.
 unsafe impl Plain for [i8; 4] {}
 // SAFETY: arrays of plain numbers.

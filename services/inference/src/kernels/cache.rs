@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::{
     Dtype,
     buffer::{Buffer, OutOfMemory, Plain},
-    factor::Factor,
+    factor::{Factor, PairFactor},
     lanes::{Lanes, WIDTH},
 };
 
@@ -145,20 +145,25 @@ impl<T: Plain> Pages<T> {
 /// A type that keys and values are stored in.
 pub(super) trait Element: Plain {
     /// What they are multiplied with.
-    type Factor: Factor;
+    type Factor<L: Lanes>: Factor;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
     /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
     fn place(row: usize, lane: usize) -> usize;
-    /// Reads the two rows of a tile.
+    /// Reads what a step takes of a tile. Where `alone`, the first row is all there is: the second may hold anything, and a
+    /// step that takes it alone is not asked for.
     ///
     /// # Safety
     /// As for [`Lanes`]; `tile` is valid for two times sixteen elements.
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> <Self::Factor as Factor>::Tile<L>;
+    unsafe fn load_tile<L: Lanes>(
+        tile: *const Self,
+        step: usize,
+        alone: bool,
+    ) -> <Self::Factor<L> as Factor>::Tile<L>;
 }
 
 impl Element for f32 {
-    type Factor = f32;
+    type Factor<L: Lanes> = f32;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         value
@@ -168,14 +173,14 @@ impl Element for f32 {
         row * WIDTH + lane
     }
     #[inline(always)]
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
+    unsafe fn load_tile<L: Lanes>(tile: *const Self, step: usize, _: bool) -> L {
         // SAFETY: passed on to the caller.
-        unsafe { [L::load(tile), L::load(tile.add(WIDTH))] }
+        unsafe { L::load(tile.add(step * WIDTH)) }
     }
 }
 
 impl Element for f16 {
-    type Factor = f32;
+    type Factor<L: Lanes> = f32;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
@@ -185,14 +190,14 @@ impl Element for f16 {
         row * WIDTH + lane
     }
     #[inline(always)]
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> [L; 2] {
+    unsafe fn load_tile<L: Lanes>(tile: *const Self, step: usize, _: bool) -> L {
         // SAFETY: passed on to the caller.
-        unsafe { [L::load_f16(tile), L::load_f16(tile.add(WIDTH))] }
+        unsafe { L::load_f16(tile.add(step * WIDTH)) }
     }
 }
 
 impl Element for bf16 {
-    type Factor = bf16;
+    type Factor<L: Lanes> = L::Bf16Factor;
     #[inline(always)]
     fn narrow(value: f32) -> Self {
         Self::from_f32(value)
@@ -202,8 +207,12 @@ impl Element for bf16 {
         2 * lane + row
     }
     #[inline(always)]
-    unsafe fn load_tile<L: Lanes>(tile: *const Self) -> L::Pairs {
+    unsafe fn load_tile<L: Lanes>(
+        tile: *const Self,
+        step: usize,
+        alone: bool,
+    ) -> <L::Bf16Factor as Factor>::Tile<L> {
         // SAFETY: passed on to the caller; a tile is sixteen pairs.
-        unsafe { L::load_pairs(tile.cast()) }
+        unsafe { L::Bf16Factor::load_pairs(tile.cast(), step, alone) }
     }
 }

@@ -9,27 +9,31 @@ use super::{
 
 /// A type of factors.
 ///
+/// A tile is taken in steps: both rows at once where one instruction takes pairs, else one row after the other, so that
+/// registers are left for sums.
+///
 /// # Safety
 /// Functions are under the contract of [`Lanes`]; pointers are valid for as many elements as are read or written.
 pub(super) trait Factor: Plain + Default {
-    /// Two rows of sixteen values, or the same two factors in all lanes.
+    /// What one step takes: sixteen values of each of its rows, or the same factors in all lanes.
     type Tile<L: Lanes>: Copy;
+    /// Steps of a tile: 1 or 2.
+    const STEPS: usize;
 
     /// The nearest factor.
     fn narrow(value: f32) -> Self;
     /// Narrows and writes sixteen values.
     unsafe fn store<L: Lanes>(values: L, to: *mut Self);
-    /// Two factors in all lanes.
-    unsafe fn splat<L: Lanes>(factors: *const Self) -> Self::Tile<L>;
-    /// The first row of a tile, and zeroes.
-    unsafe fn first_row<L: Lanes>(tile: Self::Tile<L>) -> Self::Tile<L>;
-    /// Adds the products of both rows to the lanes of `sum`.
+    /// The factors that a step takes, of two, in all lanes.
+    unsafe fn splat<L: Lanes>(factors: *const Self, step: usize) -> Self::Tile<L>;
+    /// Adds the products of the step's rows to the lanes of `sum`.
     unsafe fn add_dot<L: Lanes>(sum: L, factors: Self::Tile<L>, tile: Self::Tile<L>) -> L;
 }
 
 // SAFETY (of the functions below): passed on to `Lanes`, under the same contract.
 impl Factor for f32 {
-    type Tile<L: Lanes> = [L; 2];
+    type Tile<L: Lanes> = L;
+    const STEPS: usize = 2;
 
     #[inline(always)]
     fn narrow(value: f32) -> Self {
@@ -41,25 +45,27 @@ impl Factor for f32 {
         unsafe { values.store(to) }
     }
     #[inline(always)]
-    unsafe fn splat<L: Lanes>(factors: *const Self) -> [L; 2] {
+    unsafe fn splat<L: Lanes>(factors: *const Self, step: usize) -> L {
         // SAFETY: see above.
-        unsafe { [L::splat(*factors), L::splat(*factors.add(1))] }
+        unsafe { L::splat(*factors.add(step)) }
     }
     #[inline(always)]
-    unsafe fn first_row<L: Lanes>(tile: [L; 2]) -> [L; 2] {
+    unsafe fn add_dot<L: Lanes>(sum: L, factors: L, tile: L) -> L {
         // SAFETY: see above.
-        unsafe { [tile[0], L::splat(0.0)] }
+        unsafe { factors.mul_add(tile, sum) }
     }
-    #[inline(always)]
-    unsafe fn add_dot<L: Lanes>(sum: L, factors: [L; 2], tile: [L; 2]) -> L {
-        // SAFETY: see above.
-        unsafe { factors[1].mul_add(tile[1], factors[0].mul_add(tile[0], sum)) }
-    }
+}
+
+/// Factors of keys and values in bf16.
+pub(super) trait PairFactor: Factor {
+    /// Reads what a step takes of a tile; of its first row only, and zeroes, where `alone`.
+    unsafe fn load_pairs<L: Lanes>(from: *const Pair, step: usize, alone: bool) -> Self::Tile<L>;
 }
 
 // SAFETY (of the functions below): as above.
 impl Factor for bf16 {
     type Tile<L: Lanes> = L::Pairs;
+    const STEPS: usize = 1;
 
     #[inline(always)]
     fn narrow(value: f32) -> Self {
@@ -71,19 +77,65 @@ impl Factor for bf16 {
         unsafe { values.store_bf16(to) }
     }
     #[inline(always)]
-    unsafe fn splat<L: Lanes>(factors: *const Self) -> L::Pairs {
+    unsafe fn splat<L: Lanes>(factors: *const Self, _: usize) -> L::Pairs {
         // SAFETY: see above; two factors are a pair.
         unsafe { L::splat_pair(factors.cast::<Pair>().read_unaligned()) }
-    }
-    #[inline(always)]
-    unsafe fn first_row<L: Lanes>(tile: L::Pairs) -> L::Pairs {
-        // SAFETY: see above.
-        unsafe { L::firsts(tile) }
     }
     #[inline(always)]
     unsafe fn add_dot<L: Lanes>(sum: L, factors: L::Pairs, tile: L::Pairs) -> L {
         // SAFETY: see above.
         unsafe { sum.add_dot(factors, tile) }
+    }
+}
+
+impl PairFactor for bf16 {
+    #[inline(always)]
+    unsafe fn load_pairs<L: Lanes>(from: *const Pair, _: usize, alone: bool) -> L::Pairs {
+        // SAFETY: passed on to `Lanes`.
+        unsafe {
+            let pairs = L::load_pairs(from);
+            if alone { L::firsts(pairs) } else { pairs }
+        }
+    }
+}
+
+/// A value of bf16 in an `f32`, for machines without a dot product of pairs: there, factors are widened once and not for
+/// each tile. Products and sums have the same bits.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(transparent)]
+pub(super) struct Widened(f32);
+
+// SAFETY (of the functions below): as above; `Widened` is an `f32`.
+impl Factor for Widened {
+    type Tile<L: Lanes> = L;
+    const STEPS: usize = 2;
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        Self(bf16::from_f32(value).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(values: L, to: *mut Self) {
+        // SAFETY: see above.
+        unsafe { values.round_bf16().store(to.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat<L: Lanes>(factors: *const Self, step: usize) -> L {
+        // SAFETY: see above.
+        unsafe { f32::splat(factors.cast(), step) }
+    }
+    #[inline(always)]
+    unsafe fn add_dot<L: Lanes>(sum: L, factors: L, tile: L) -> L {
+        // SAFETY: see above.
+        unsafe { f32::add_dot(sum, factors, tile) }
+    }
+}
+
+impl PairFactor for Widened {
+    #[inline(always)]
+    unsafe fn load_pairs<L: Lanes>(from: *const Pair, step: usize, _: bool) -> L {
+        // SAFETY: passed on to `Lanes`.
+        unsafe { L::widen(L::load_pairs(from))[step] }
     }
 }
 

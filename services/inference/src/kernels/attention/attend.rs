@@ -3,7 +3,7 @@
 use super::{
     Plan,
     plan::Item,
-    shares::{Shares, Sums, share_blocks, span_blocks},
+    shares::{Shares, Sums, share_blocks, shrink, span_blocks},
 };
 use crate::kernels::{
     cache::{Element, Pages},
@@ -95,10 +95,10 @@ macro_rules! by_count {
 
 impl<T: Element> Attend<'_, T> {
     #[inline(always)]
-    unsafe fn begin<L: Lanes>(&self) -> Progress<T::Factor> {
+    unsafe fn begin<L: Lanes>(&self) -> Progress<T::Factor<L>> {
         let (queries, geometry) = (self.queries(), &self.plan.geometry);
         let dim = geometry.head_dim;
-        let mut narrowed = vec![T::Factor::default(); queries * dim];
+        let mut narrowed = vec![T::Factor::<L>::default(); queries * dim];
         for (query, to) in narrowed.chunks_exact_mut(dim).enumerate() {
             // SAFETY: passed on to the caller.
             unsafe { narrow::<L, _>(&self.qkv[self.query_at(query)..][..dim], to) }
@@ -106,7 +106,7 @@ impl<T: Element> Attend<'_, T> {
         Progress {
             queries: narrowed,
             scores: vec![0.0; queries * self.span_slots()],
-            weights: vec![T::Factor::default(); queries * self.span_slots()],
+            weights: vec![T::Factor::<L>::default(); queries * self.span_slots()],
             sums: Sums::default(),
             shrink: vec![0.0; queries],
         }
@@ -114,7 +114,7 @@ impl<T: Element> Attend<'_, T> {
 
     /// Goes through one share of the context.
     #[inline(always)]
-    unsafe fn look<L: Lanes>(&self, share: usize, progress: &mut Progress<T::Factor>) -> Sums {
+    unsafe fn look<L: Lanes>(&self, share: usize, progress: &mut Progress<T::Factor<L>>) -> Sums {
         let blocks = share_blocks(self.plan.geometry.block_size);
         let end = self.blocks().min((share + 1) * blocks);
         progress.sums = Sums::new(self.queries(), self.plan.geometry.value_width());
@@ -125,7 +125,8 @@ impl<T: Element> Attend<'_, T> {
             // SAFETY: passed on to the caller; the plan has checked the blocks.
             unsafe {
                 self.score_all::<L>(&span, progress);
-                self.soften_all::<L>(&span, progress);
+                let joined = self.joined(&span);
+                self.soften_all::<L>(joined.as_ref().map_or(&span, std::slice::from_ref), progress);
                 self.gather_all::<L>(&span, progress);
             }
         }
@@ -169,6 +170,13 @@ impl<T: Element> Attend<'_, T> {
         }
     }
 
+    /// The blocks of a span as one, where their slots follow one another without gaps.
+    fn joined(&self, span: &[Block]) -> Option<Block> {
+        let geometry = &self.plan.geometry;
+        let visible = span.iter().map(|block| block.visible).sum();
+        (geometry.slots() == geometry.block_size).then_some(Block { visible, ..span[0] })
+    }
+
     /// Index in `qkv` of a query of this item.
     #[inline(always)]
     fn query_at(&self, query: usize) -> usize {
@@ -179,7 +187,7 @@ impl<T: Element> Attend<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn score_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+    unsafe fn score_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor<L>>) {
         for block in span {
             for query in (block.first_query..self.queries()).step_by(L::TILE_QUERIES) {
                 let count = L::TILE_QUERIES.min(self.queries() - query);
@@ -195,12 +203,12 @@ impl<T: Element> Attend<'_, T> {
         &self,
         block: Block,
         query: usize,
-        progress: &mut Progress<T::Factor>,
+        progress: &mut Progress<T::Factor<L>>,
     ) {
         let mut slot = 0;
         // SAFETY: passed on to the caller; slots are whole lanes.
         unsafe {
-            while 3 * N <= L::TILE_SUMS && slot + WIDTH < block.visible {
+            while 2 * N <= L::TILE_SUMS && slot + WIDTH < block.visible {
                 self.score_at::<L, N, 2>(block, query, slot, progress);
                 slot += 2 * WIDTH;
             }
@@ -218,7 +226,7 @@ impl<T: Element> Attend<'_, T> {
         block: Block,
         query: usize,
         slot: usize,
-        progress: &mut Progress<T::Factor>,
+        progress: &mut Progress<T::Factor<L>>,
     ) {
         let geometry = &self.plan.geometry;
         // SAFETY: queries, keys of the block and scores are within their buffers; the head's width is even.
@@ -227,13 +235,12 @@ impl<T: Element> Attend<'_, T> {
             let keys = self.pages.keys.as_ptr().add(geometry.keys_at(block.index, self.item.kv_head));
             let mut sums = [[L::splat(0.0); C]; N];
             for pair in 0..geometry.head_dim / 2 {
-                let tiles: [<T::Factor as Factor>::Tile<L>; C] = std::array::from_fn(|c| {
-                    T::load_tile(keys.add(geometry.key_tile(pair, slot + c * WIDTH)))
-                });
-                for (n, sums) in sums.iter_mut().enumerate() {
-                    let query = T::Factor::splat::<L>(queries.add(n * geometry.head_dim + 2 * pair));
-                    for (tile, sum) in tiles.iter().zip(sums) {
-                        *sum = T::Factor::add_dot(*sum, query, *tile);
+                for c in 0..C {
+                    for step in 0..T::Factor::<L>::STEPS {
+                        let tile = keys.add(geometry.key_tile(pair, slot + c * WIDTH));
+                        let tile = T::load_tile::<L>(tile, step, false);
+                        let queries = queries.add(2 * pair);
+                        add_step(&mut sums, c, tile, (queries, geometry.head_dim, step));
                     }
                 }
             }
@@ -248,7 +255,7 @@ impl<T: Element> Attend<'_, T> {
 
     /// Turns scores into exponentials relative to the largest score so far.
     #[inline(always)]
-    unsafe fn soften_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+    unsafe fn soften_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor<L>>) {
         let slots = self.span_slots();
         for query in span[0].first_query..self.queries() {
             let position = self.position(self.item.rows.start + query / self.plan.geometry.group());
@@ -268,7 +275,7 @@ impl<T: Element> Attend<'_, T> {
                     let (scores, weights) = (&scores[slots.clone()], &mut weights[slots]);
                     total = total.add(exponentials::<L, _>(scores, weights, seen(block), largest));
                 }
-                let shrink = exp(L::splat(before - largest)).first(1, 0.0).sum();
+                let shrink = shrink::<L>(before, largest);
                 let sums = &mut progress.sums;
                 sums.totals[query] = sums.totals[query] * shrink + total.sum();
                 sums.largest[query] = largest;
@@ -278,7 +285,7 @@ impl<T: Element> Attend<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn gather_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor>) {
+    unsafe fn gather_all<L: Lanes>(&self, span: &[Block], progress: &mut Progress<T::Factor<L>>) {
         for query in (span[0].first_query..self.queries()).step_by(L::TILE_QUERIES) {
             let count = L::TILE_QUERIES.min(self.queries() - query);
             // Blocks that only later queries may see have no weights of these.
@@ -294,7 +301,7 @@ impl<T: Element> Attend<'_, T> {
         &self,
         blocks: &[Block],
         query: usize,
-        progress: &mut Progress<T::Factor>,
+        progress: &mut Progress<T::Factor<L>>,
     ) {
         let width = self.plan.geometry.value_width();
         let mut dim = 0;
@@ -304,12 +311,13 @@ impl<T: Element> Attend<'_, T> {
                 self.gather_at::<L, N, 4>(blocks, query, dim, progress);
                 dim += 4 * WIDTH;
             }
-            while dim + 2 * WIDTH <= width {
+            while 2 * N <= L::TILE_SUMS && dim + 2 * WIDTH <= width {
                 self.gather_at::<L, N, 2>(blocks, query, dim, progress);
                 dim += 2 * WIDTH;
             }
-            if dim < width {
+            while dim < width {
                 self.gather_at::<L, N, 1>(blocks, query, dim, progress);
+                dim += WIDTH;
             }
         }
     }
@@ -321,7 +329,7 @@ impl<T: Element> Attend<'_, T> {
         blocks: &[Block],
         query: usize,
         dim: usize,
-        progress: &mut Progress<T::Factor>,
+        progress: &mut Progress<T::Factor<L>>,
     ) {
         let width = self.plan.geometry.value_width();
         // SAFETY: sums are within their buffer.
@@ -351,7 +359,7 @@ impl<T: Element> Attend<'_, T> {
         &self,
         block: Block,
         (query, dim): (usize, usize),
-        progress: &Progress<T::Factor>,
+        progress: &Progress<T::Factor<L>>,
         sums: &mut [[L; V]; N],
     ) {
         let (geometry, slots) = (&self.plan.geometry, self.span_slots());
@@ -359,21 +367,22 @@ impl<T: Element> Attend<'_, T> {
         unsafe {
             let values = self.pages.values.as_ptr().add(geometry.values_at(block.index, self.item.kv_head));
             let weights = progress.weights.as_ptr().add(query * slots + block.place);
-            for pair in 0..block.visible.div_ceil(2) {
-                let mut tiles: [<T::Factor as Factor>::Tile<L>; V] = std::array::from_fn(|v| {
-                    T::load_tile(values.add(geometry.value_tile(pair, dim + v * WIDTH)))
-                });
-                // The second slot of the last pair may hold anything: its weight of zero would not silence a NaN.
-                if 2 * pair + 1 == block.visible {
-                    for tile in &mut tiles {
-                        *tile = T::Factor::first_row(*tile);
+            for pair in 0..block.visible / 2 {
+                for v in 0..V {
+                    for step in 0..T::Factor::<L>::STEPS {
+                        let tile = values.add(geometry.value_tile(pair, dim + v * WIDTH));
+                        let tile = T::load_tile::<L>(tile, step, false);
+                        add_step(sums, v, tile, (weights.add(2 * pair), slots, step));
                     }
                 }
-                for (n, sums) in sums.iter_mut().enumerate() {
-                    let weight = T::Factor::splat::<L>(weights.add(n * slots + 2 * pair));
-                    for (sum, tile) in sums.iter_mut().zip(&tiles) {
-                        *sum = T::Factor::add_dot(*sum, weight, *tile);
-                    }
+            }
+            // The second slot of the last pair may hold anything: its weight of zero would not silence a NaN.
+            if !block.visible.is_multiple_of(2) {
+                let last = block.visible - 1;
+                for v in 0..V {
+                    let tile = values.add(geometry.value_tile(last / 2, dim + v * WIDTH));
+                    let tile = T::load_tile::<L>(tile, 0, true);
+                    add_step(sums, v, tile, (weights.add(last), slots, 0));
                 }
             }
         }
@@ -393,6 +402,23 @@ impl<T: Element> Attend<'_, T> {
             let sums = &all.values[query * geometry.value_width()..][..dim];
             let scale = 1.0 / all.totals[query];
             target.iter_mut().zip(sums).for_each(|(target, sum)| *target = sum * scale);
+        }
+    }
+}
+
+/// Adds the products of one step of a tile and the factors of `N` queries, `stride` apart, to sums number `column`.
+#[inline(always)]
+unsafe fn add_step<L: Lanes, F: Factor, const N: usize, const C: usize>(
+    sums: &mut [[L; C]; N],
+    column: usize,
+    tile: F::Tile<L>,
+    (factors, stride, step): (*const F, usize, usize),
+) {
+    for (n, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let factors = F::splat::<L>(factors.add(n * stride), step);
+            sums[column] = F::add_dot(sums[column], factors, tile);
         }
     }
 }

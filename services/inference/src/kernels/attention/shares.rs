@@ -26,6 +26,16 @@ pub(super) fn share_blocks(block_size: usize) -> usize {
     SPANS * span_blocks(block_size)
 }
 
+/// What sums relative to `before` become relative to `largest`: the factor.
+///
+/// # Safety
+/// The instructions of `L` are present.
+#[inline(always)]
+pub(super) unsafe fn shrink<L: Lanes>(before: f32, largest: f32) -> f32 {
+    // SAFETY: passed on to the caller.
+    unsafe { exp(L::splat(before - largest)).first(1, 0.0).sum() }
+}
+
 /// What softmax came to over some positions, for each query of an item.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
@@ -62,8 +72,9 @@ impl Sums {
             }
             let largest = self.largest[query].max(later.largest[query]);
             // SAFETY: passed on to the caller.
-            let relative = |score: f32| unsafe { exp(L::splat(score - largest)).first(1, 0.0).sum() };
-            let (kept, added) = (relative(self.largest[query]), relative(later.largest[query]));
+            let (kept, added) = unsafe {
+                (shrink::<L>(self.largest[query], largest), shrink::<L>(later.largest[query], largest))
+            };
             self.totals[query] = self.totals[query] * kept + later.totals[query] * added;
             self.largest[query] = largest;
             values.iter_mut().zip(more).for_each(|(value, more)| *value = *value * kept + more * added);

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{Lanes, Pair, Unpacking, WIDTH};
+use crate::kernels::factor::Widened;
 
 /// Sixteen `f32` in two registers.
 #[derive(Clone, Copy, Debug)]
@@ -75,9 +76,10 @@ impl Lanes for Avx2 {
     type Pairs = [__m256i; 2];
     type Quads = [__m256i; 2];
     type Ints = [__m256i; 2];
+    type Bf16Factor = Widened;
     const TILE_ROWS: usize = 3;
-    const TILE_QUERIES: usize = 3;
-    const TILE_SUMS: usize = 6;
+    const TILE_QUERIES: usize = 5;
+    const TILE_SUMS: usize = 5;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
@@ -117,6 +119,23 @@ impl Lanes for Avx2 {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [(a0, a1), (b0, b1)] = [widen_pairs(pairs[0]), widen_pairs(pairs[1])];
+            [Self(a0, b0), Self(a1, b1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let upper_half = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let round = |values| _mm256_castsi256_ps(_mm256_and_si256(rounded(values), upper_half));
+            Self(round(self.0), round(self.1))
+        }
     }
     #[inline(always)]
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
@@ -274,23 +293,6 @@ impl Unpacking for Avx2 {
     const ROWS: usize = 5;
     const PANEL_ROWS: usize = 3;
 
-    #[inline(always)]
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
-        // SAFETY: see above.
-        unsafe {
-            let [(a0, a1), (b0, b1)] = [widen_pairs(pairs[0]), widen_pairs(pairs[1])];
-            [Self(a0, b0), Self(a1, b1)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let upper_half = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let round = |values| _mm256_castsi256_ps(_mm256_and_si256(rounded(values), upper_half));
-            Self(round(self.0), round(self.1))
-        }
-    }
     #[inline(always)]
     unsafe fn no_words() -> Self::Words {
         // SAFETY: see above.

@@ -8,6 +8,8 @@ mod portable;
 
 use half::{bf16, f16};
 
+use super::factor::PairFactor;
+
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +34,8 @@ pub(super) trait Lanes: Copy {
     type Quads: Copy;
     /// Sixteen `i32`.
     type Ints: Copy;
+    /// What keys and values in bf16 are multiplied with.
+    type Bf16Factor: PairFactor;
     /// Rows of activations that one product tile keeps in registers.
     const TILE_ROWS: usize;
     /// Queries of one attention tile.
@@ -51,6 +55,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_bf16(self, to: *mut bf16);
     /// Reads sixteen pairs.
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs;
+    /// The first values of all pairs, and the second ones.
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2];
+    /// Each value rounded to bf16, ties to even.
+    unsafe fn round_bf16(self) -> Self;
     /// The first values of all pairs beside zeroes.
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs;
     /// The same pair in all lanes.
@@ -108,10 +116,6 @@ pub(super) trait Unpacking: Lanes {
     /// Rows whose sums for twice as many outputs do.
     const PANEL_ROWS: usize;
 
-    /// The first values of all pairs, and the second ones.
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2];
-    /// Each value rounded to bf16, ties to even.
-    unsafe fn round_bf16(self) -> Self;
     /// Zeroes.
     unsafe fn no_words() -> Self::Words;
     /// The same pair in all lanes.

@@ -20,6 +20,7 @@ impl Lanes for Portable {
     type Pairs = [Pair; WIDTH];
     type Quads = [[u8; 4]; WIDTH];
     type Ints = [i32; WIDTH];
+    type Bf16Factor = bf16;
     const TILE_ROWS: usize = 2;
     const TILE_QUERIES: usize = 2;
     const TILE_SUMS: usize = 4;
@@ -53,6 +54,14 @@ impl Lanes for Portable {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { from.cast::<Self::Pairs>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
+        [0, 1].map(|of| Self(pairs.map(|pair| widen(pair[of]))))
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        Self(self.0.map(|value| widen(bf16::from_f32(value))))
     }
     #[inline(always)]
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
