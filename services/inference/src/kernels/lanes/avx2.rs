@@ -291,7 +291,7 @@ impl Lanes for Avx2 {
 impl Unpacking for Avx2 {
     type Words = [__m256i; 2];
     const ROWS: usize = 5;
-    const PANEL_ROWS: usize = 3;
+    const PANEL_ROWS: usize = 2;
 
     #[inline(always)]
     unsafe fn no_words() -> Self::Words {

@@ -2,27 +2,38 @@
 
 use std::ops::Range;
 
-use super::{ITEM_BYTES, target::Target};
+use super::{AHEAD, target::Target};
 use crate::kernels::{
     Cpu,
     isa::{Unpacked, UnpackedKernel},
-    lanes::Unpacking,
+    lanes::{Unpacking, prefetch},
 };
+
+/// Weight bytes of one item of work, where there are enough: from item to item a thread's reading starts anew.
+const ITEM_BYTES: usize = 128 << 10;
+
+/// Items that each thread should find at least, so that all are done at the same time.
+const ITEMS_PER_THREAD: usize = 4;
+
+/// Bytes that memory gives at once.
+const LINE: usize = 64;
 
 /// Products of rows by panels.
 pub(super) trait Products: Copy + Sync {
-    /// Weight bytes of a panel.
-    fn panel_bytes(&self) -> usize;
+    /// Weight bytes, all panels.
+    fn weights(&self) -> &[u8];
 
-    /// Sums of `N` rows from row `from` on, for `H` times sixteen outputs of a panel from its `first` half on.
+    /// Steps of one panel: how often [`Self::sums`] asks ahead.
+    fn steps(&self) -> usize;
+
+    /// Sums of `N` rows for `H` times sixteen outputs.
     ///
     /// # Safety
     /// As for [`Unpacking`]; panel and rows are those of the operands.
     unsafe fn sums<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        panel: usize,
-        from: usize,
-        first: usize,
+        tile: Tile,
+        ahead: Ahead,
         sums: &mut [[L; 2]; N],
     );
 
@@ -33,16 +44,62 @@ pub(super) trait Products: Copy + Sync {
     unsafe fn finish<L: Unpacking>(&self, panel: usize, sums: [L; 2]) -> [L; 2];
 }
 
+/// Where rows meet outputs.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) panel: usize,
+    /// The first row.
+    pub(super) row: usize,
+    /// The first sixteen outputs of the panel, or the second.
+    pub(super) half: usize,
+}
+
+/// What is asked of memory while weights that are there already are multiplied. Memory would have nothing to do while a
+/// panel meets all rows but the first few: so each pass over a panel asks for its part of the next panel. A single pass
+/// reads as fast as memory gives, and asks for its own panel's bytes a little ahead.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    at: *const u8,
+    /// Bytes from step to step.
+    stride: usize,
+    /// Bytes from pass to pass.
+    part: usize,
+}
+
+impl Ahead {
+    /// Asks for what is `H` halves of a step.
+    #[inline(always)]
+    pub(super) fn ask<const H: usize>(&mut self) {
+        for half in 0..H {
+            prefetch(self.at.wrapping_add(half * LINE));
+        }
+        self.at = self.at.wrapping_add(self.stride);
+    }
+
+    /// For one pass; `self` is for the pass after it.
+    #[inline(always)]
+    fn pass(&mut self) -> Self {
+        let this = *self;
+        self.at = self.at.wrapping_add(self.part);
+        this
+    }
+}
+
 impl Cpu {
     /// Makes products of all rows by all panels.
     ///
     /// # Safety
     /// The operands have the target's rows and panels.
     pub(super) unsafe fn each_panel(&mut self, isa: Unpacked, products: impl Products, target: Target<'_>) {
-        let (panels, per_item) = (target.panels(), (ITEM_BYTES / products.panel_bytes().max(1)).max(1));
+        let (panels, threads) = (target.panels(), self.pool.threads());
+        let panel_bytes = products.weights().len() / panels.max(1);
+        let evenly = panels / (ITEMS_PER_THREAD * threads);
+        let per_item = (ITEM_BYTES / panel_bytes.max(1)).min(evenly).max(1);
         self.pool.run(panels.div_ceil(per_item), &|item| {
             let panels = item * per_item..panels.min((item + 1) * per_item);
-            isa.run(Panelwise { products, target, panels });
+            // Items are taken from the last to the first, in turns as long as all threads are equally fast.
+            let next = item.saturating_sub(threads) * per_item;
+            isa.run(Panelwise { products, target, panels, panel_bytes, next });
         });
     }
 }
@@ -52,31 +109,50 @@ struct Panelwise<'a, P> {
     products: P,
     target: Target<'a>,
     panels: Range<usize>,
+    panel_bytes: usize,
+    /// What this thread will probably see after them.
+    next: usize,
 }
 
 impl<P: Products> UnpackedKernel for Panelwise<'_, P> {
     #[inline(always)]
     unsafe fn run<L: Unpacking>(self) {
+        let passes = tiles(self.target.rows(), L::ROWS).map(|rows| passes::<L>(rows.len())).sum();
         for panel in self.panels.clone() {
+            let mut ahead = self.ahead(panel, passes);
             for rows in tiles(self.target.rows(), L::ROWS) {
                 // SAFETY: the instructions are present, by the caller's promise; so are panel and rows.
-                unsafe { self.tile_of::<L>(panel, rows.start, rows.len()) }
+                unsafe { self.tile_of::<L>(panel, rows, &mut ahead) }
             }
         }
     }
 }
 
+/// How often a panel is gone over for so many rows at once.
+#[inline(always)]
+fn passes<L: Unpacking>(rows: usize) -> usize {
+    if rows <= L::PANEL_ROWS { 1 } else { 2 }
+}
+
 impl<P: Products> Panelwise<'_, P> {
+    fn ahead(&self, panel: usize, passes: usize) -> Ahead {
+        let next = if panel + 1 < self.panels.end { panel + 1 } else { self.next };
+        let from = if passes == 1 { panel * self.panel_bytes + AHEAD } else { next * self.panel_bytes };
+        let part = self.panel_bytes / passes;
+        let at = self.products.weights().as_ptr().wrapping_add(from);
+        Ahead { at, stride: part / self.products.steps().max(1), part }
+    }
+
     #[inline(always)]
-    unsafe fn tile_of<L: Unpacking>(&self, panel: usize, from: usize, rows: usize) {
+    unsafe fn tile_of<L: Unpacking>(&self, panel: usize, rows: Range<usize>, ahead: &mut Ahead) {
         // SAFETY: passed on to the caller.
         unsafe {
-            match rows {
-                1 => self.tile::<L, 1>(panel, from),
-                2 => self.tile::<L, 2>(panel, from),
-                3 => self.tile::<L, 3>(panel, from),
-                4 => self.tile::<L, 4>(panel, from),
-                5 => self.tile::<L, 5>(panel, from),
+            match rows.len() {
+                1 => self.tile::<L, 1>(panel, rows.start, ahead),
+                2 => self.tile::<L, 2>(panel, rows.start, ahead),
+                3 => self.tile::<L, 3>(panel, rows.start, ahead),
+                4 => self.tile::<L, 4>(panel, rows.start, ahead),
+                5 => self.tile::<L, 5>(panel, rows.start, ahead),
                 _ => unreachable!("a tile is at most `Unpacking::ROWS` high"),
             }
         }
@@ -85,18 +161,18 @@ impl<P: Products> Panelwise<'_, P> {
     /// `N` rows: where registers hold the sums of all outputs, weights are read in their order, or else sixteen outputs'
     /// after the other's.
     #[inline(always)]
-    unsafe fn tile<L: Unpacking, const N: usize>(&self, panel: usize, from: usize) {
+    unsafe fn tile<L: Unpacking, const N: usize>(&self, panel: usize, row: usize, ahead: &mut Ahead) {
         // SAFETY: passed on to the caller.
         unsafe {
             let mut sums = [[L::splat(0.0); 2]; N];
-            if N <= L::PANEL_ROWS {
-                self.products.sums::<L, N, 2>(panel, from, 0, &mut sums);
+            if passes::<L>(N) == 1 {
+                self.products.sums::<L, N, 2>(Tile { panel, row, half: 0 }, ahead.pass(), &mut sums);
             } else {
-                self.products.sums::<L, N, 1>(panel, from, 0, &mut sums);
-                self.products.sums::<L, N, 1>(panel, from, 1, &mut sums);
+                self.products.sums::<L, N, 1>(Tile { panel, row, half: 0 }, ahead.pass(), &mut sums);
+                self.products.sums::<L, N, 1>(Tile { panel, row, half: 1 }, ahead.pass(), &mut sums);
             }
-            for (row, sums) in sums.into_iter().enumerate() {
-                self.target.write(panel, from + row, self.products.finish(panel, sums));
+            for (index, sums) in sums.into_iter().enumerate() {
+                self.target.write(panel, row + index, self.products.finish(panel, sums));
             }
         }
     }

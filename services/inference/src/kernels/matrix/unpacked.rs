@@ -3,11 +3,16 @@
 //!
 //! Each sum has the same bits as in `dense`: the same fused multiply-adds, in the same order along the inputs.
 
-use super::{AHEAD, PANEL, format::Format, target::Target, tiled::Products};
+use super::{
+    PANEL,
+    format::Format,
+    target::Target,
+    tiled::{Ahead, Products, Tile},
+};
 use crate::kernels::{
     Cpu,
     isa::{Unpacked, UnpackedKernel},
-    lanes::{Unpacking, WIDTH, prefetch},
+    lanes::{Unpacking, WIDTH},
 };
 
 impl Cpu {
@@ -67,30 +72,34 @@ struct Floats<'a, W> {
 }
 
 impl<W: Format> Products for Floats<'_, W> {
-    fn panel_bytes(&self) -> usize {
-        self.inputs.div_ceil(W::INPUTS) * PANEL * size_of::<W>()
+    fn weights(&self) -> &[u8] {
+        // SAFETY: plain numbers.
+        unsafe { std::slice::from_raw_parts(self.panels.as_ptr().cast(), size_of_val(self.panels)) }
+    }
+
+    fn steps(&self) -> usize {
+        self.inputs.div_ceil(W::INPUTS)
     }
 
     #[inline(always)]
     unsafe fn sums<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        panel: usize,
-        from: usize,
-        first: usize,
+        Tile { panel, row, half: first }: Tile,
+        mut ahead: Ahead,
         to: &mut [[L; 2]; N],
     ) {
-        let steps = self.inputs.div_ceil(W::INPUTS);
+        let steps = self.steps();
         // SAFETY: the panel holds a step for each `W::INPUTS` inputs, `input` `inputs` values for each row.
         unsafe {
             let mut sums = [[L::splat(0.0); H]; N];
             let weights = self.panels.as_ptr().add(panel * steps * PANEL + first * WIDTH);
             for step in 0..self.inputs / W::INPUTS {
                 let weights = weights.add(step * PANEL);
+                ahead.ask::<H>();
                 for half in 0..H {
                     let weights = weights.add(half * WIDTH);
-                    prefetch(weights.cast::<u8>().wrapping_add(AHEAD));
                     for (of, weights) in W::unpacked::<L>(weights).into_iter().enumerate().take(W::INPUTS) {
-                        self.add::<L, N, H>((from, W::INPUTS * step + of), weights, half, &mut sums);
+                        self.add::<L, N, H>((row, W::INPUTS * step + of), weights, half, &mut sums);
                     }
                 }
             }
@@ -98,7 +107,7 @@ impl<W: Format> Products for Floats<'_, W> {
                 let weights = weights.add(self.inputs / W::INPUTS * PANEL);
                 for half in 0..H {
                     let [weights, _] = W::unpacked::<L>(weights.add(half * WIDTH));
-                    self.add::<L, N, H>((from, self.inputs - 1), weights, half, &mut sums);
+                    self.add::<L, N, H>((row, self.inputs - 1), weights, half, &mut sums);
                 }
             }
             for (to, sums) in to.iter_mut().zip(sums) {

@@ -5,19 +5,19 @@
 //! Dot products are exact and groups are added in their order, so each sum has the same bits as in `coded`.
 
 use super::{
-    AHEAD, ITEM_BYTES, PANEL,
+    ITEM_BYTES, PANEL,
     coded::Coded,
     int4::{self, Int4},
     int8::{self, Int8},
     rounded::Rounded,
     target::Target,
-    tiled::Products,
+    tiled::{Ahead, Products, Tile},
 };
 use crate::kernels::{
     Cpu,
     buffer::Plain,
     isa::{Unpacked, UnpackedKernel},
-    lanes::{CODE_DOTS, Unpacking, WIDTH, prefetch},
+    lanes::{CODE_DOTS, Unpacking, WIDTH},
     shared::SharedMut,
 };
 
@@ -32,6 +32,9 @@ pub(super) trait UnpackedCoded: Coded {
     /// The inputs, `[rows, inputs in quads]`.
     fn quads(input: &Rounded) -> *const Self::Quad;
 
+    /// Steps of one group: how often it asks ahead.
+    fn steps(&self) -> usize;
+
     /// Adds the dot products of `N` rows, `stride` apart, with `H` times sixteen outputs' weights of one group.
     ///
     /// # Safety
@@ -40,6 +43,7 @@ pub(super) trait UnpackedCoded: Coded {
         &self,
         weights: *const u8,
         rows: (*const Self::Quad, usize),
+        ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
     );
 }
@@ -51,31 +55,28 @@ impl UnpackedCoded for Int8 {
         input.words.as_ptr()
     }
 
+    fn steps(&self) -> usize {
+        int8::GROUP / 4
+    }
+
     #[inline(always)]
     unsafe fn add_unpacked<L: Unpacking, const N: usize, const H: usize>(
         &self,
         weights: *const u8,
         (rows, stride): (*const Words, usize),
+        ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
     ) {
-        for step in 0..int8::GROUP / 4 {
+        for step in 0..self.steps() {
             // SAFETY: passed on to the caller.
             unsafe {
                 let weights = weights.add(step * 4 * PANEL);
-                ask_ahead::<H>(weights);
+                ahead.ask::<H>();
                 let at = rows.add(step);
                 add_words::<L, N, H, false>(weights, (at, stride), dots);
                 add_words::<L, N, H, true>(weights, (at, stride), dots);
             }
         }
-    }
-}
-
-/// Asks for what will be read after some steps.
-#[inline(always)]
-fn ask_ahead<const H: usize>(weights: *const u8) {
-    for half in 0..H {
-        prefetch(weights.wrapping_add(AHEAD + half * 4 * WIDTH));
     }
 }
 
@@ -108,22 +109,27 @@ impl UnpackedCoded for Int4 {
         input.values.as_ptr().cast()
     }
 
+    fn steps(&self) -> usize {
+        self.group() / 8
+    }
+
     #[inline(always)]
     unsafe fn add_unpacked<L: Unpacking, const N: usize, const H: usize>(
         &self,
         weights: *const u8,
         (rows, stride): (*const [i8; 4], usize),
+        ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
     ) {
         // Each step is two dot products.
         const STEPS: usize = CODE_DOTS / 2;
-        for steps in 0..self.group() / 8 / STEPS {
+        for steps in 0..self.steps() / STEPS {
             // SAFETY: passed on to the caller; a group is a multiple of so many steps.
             unsafe {
                 let mut words = [[L::no_words(); H]; N];
                 for step in steps * STEPS..(steps + 1) * STEPS {
                     let weights = weights.add(int4::HEADER + step * int4::STEP);
-                    ask_ahead::<H>(weights);
+                    ahead.ask::<H>();
                     let at = rows.add(2 * step);
                     add_codes::<L, N, H, false>(weights, (at, stride), &mut words);
                     add_codes::<L, N, H, true>(weights, (at.add(1), stride), &mut words);
@@ -221,16 +227,19 @@ impl<W> Clone for Bytes<'_, W> {
 impl<W> Copy for Bytes<'_, W> {}
 
 impl<W: UnpackedCoded> Products for Bytes<'_, W> {
-    fn panel_bytes(&self) -> usize {
-        self.weights.group_bytes() * self.input.groups
+    fn weights(&self) -> &[u8] {
+        self.weights.bytes()
+    }
+
+    fn steps(&self) -> usize {
+        self.input.groups * self.weights.steps()
     }
 
     #[inline(always)]
     unsafe fn sums<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        panel: usize,
-        from: usize,
-        first: usize,
+        Tile { panel, row: from, half: first }: Tile,
+        mut ahead: Ahead,
         sums: &mut [[L; 2]; N],
     ) {
         let Rounded { groups, group, .. } = *self.input;
@@ -246,7 +255,8 @@ impl<W: UnpackedCoded> Products for Bytes<'_, W> {
                     *dots = [W::start::<L>(*marks.add(row * groups)); H];
                 }
                 let half = weights.add(first * 4 * WIDTH);
-                self.weights.add_unpacked::<L, N, H>(half, (quads, groups * group / 4), &mut dots);
+                let rows = (quads, groups * group / 4);
+                self.weights.add_unpacked::<L, N, H>(half, rows, &mut ahead, &mut dots);
                 for (row, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
                     let mark = *marks.add(row * groups);
                     for (half, dots) in dots.into_iter().enumerate() {
