@@ -9,7 +9,7 @@ use crate::kernels::{
     cache::{Element, Pages},
     factor::{Factor, narrow},
     isa::Kernel,
-    lanes::{Lanes, WIDTH, exp},
+    lanes::{Lanes, WIDTH, exp, prefetch},
     shared::SharedMut,
 };
 
@@ -45,6 +45,8 @@ struct Progress<F> {
 #[derive(Clone, Copy)]
 struct Block {
     index: usize,
+    /// The one that is looked at next; itself where there is none.
+    next: usize,
     /// Position of its first slot.
     start: usize,
     /// Slots that at least one query may see.
@@ -161,8 +163,10 @@ impl<T: Element> Attend<'_, T> {
         let start = number * geometry.block_size;
         // Rows stand in the order of their positions: those before the block see nothing of it.
         let before = start.saturating_sub(self.position(rows.start)).min(rows.len());
+        let blocks = self.plan.sequences[self.item.sequence].blocks;
         Block {
-            index: self.plan.sequences[self.item.sequence].blocks[number] as usize,
+            index: blocks[number] as usize,
+            next: *blocks.get(number + 1).unwrap_or(&blocks[number]) as usize,
             start,
             visible: geometry.block_size.min(self.position(rows.end - 1) + 1 - start),
             first_query: before * geometry.group(),
@@ -233,12 +237,15 @@ impl<T: Element> Attend<'_, T> {
         unsafe {
             let queries = progress.queries.as_ptr().add(query * geometry.head_dim);
             let keys = self.pages.keys.as_ptr().add(geometry.keys_at(block.index, self.item.kv_head));
+            let (next_keys, own_values) = self.asked_with(&block);
             let mut sums = [[L::splat(0.0); C]; N];
             for pair in 0..geometry.head_dim / 2 {
                 for c in 0..C {
+                    let at = geometry.key_tile(pair, slot + c * WIDTH);
+                    prefetch(next_keys.wrapping_add(at));
+                    prefetch(own_values.wrapping_add(at));
                     for step in 0..T::Factor::<L>::STEPS {
-                        let tile = keys.add(geometry.key_tile(pair, slot + c * WIDTH));
-                        let tile = T::load_tile::<L>(tile, step, false);
+                        let tile = T::load_tile::<L>(keys.add(at), step, false);
                         let queries = queries.add(2 * pair);
                         add_step(&mut sums, c, tile, (queries, geometry.head_dim, step));
                     }
@@ -251,6 +258,14 @@ impl<T: Element> Attend<'_, T> {
                 }
             }
         }
+    }
+
+    /// What memory is asked for while a block is scored, a line with each tile: the keys of the next block and the block's
+    /// own values, which take about as many lines. Blocks lie anywhere, and the machine's own prefetching ends with each.
+    fn asked_with(&self, block: &Block) -> (*const T, *const T) {
+        let (geometry, head) = (&self.plan.geometry, self.item.kv_head);
+        let keys = self.pages.keys.as_ptr().wrapping_add(geometry.keys_at(block.next, head));
+        (keys, self.pages.values.as_ptr().wrapping_add(geometry.values_at(block.index, head)))
     }
 
     /// Turns scores into exponentials relative to the largest score so far.
