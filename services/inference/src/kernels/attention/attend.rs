@@ -280,10 +280,11 @@ impl<T: Element> Attend<'_, T> {
             let before = progress.sums.largest[query];
             // SAFETY: passed on to the caller.
             unsafe {
-                let largest = span.iter().fold(before, |so_far, block| {
-                    let seen = seen(block);
-                    so_far.max(largest::<L>(&scores[block.place..][..seen.next_multiple_of(WIDTH)], seen))
-                });
+                let mut largest = before;
+                for block in span {
+                    let (scores, seen) = (&scores[block.place..], seen(block));
+                    largest = largest.max(largest_of::<L>(&scores[..seen.next_multiple_of(WIDTH)], seen));
+                }
                 let mut total = L::splat(0.0);
                 for block in span {
                     let slots = block.place..block.place + block.visible.next_multiple_of(WIDTH);
@@ -440,7 +441,7 @@ unsafe fn add_step<L: Lanes, F: Factor, const N: usize, const C: usize>(
 
 /// The largest of the first `seen` scores.
 #[inline(always)]
-unsafe fn largest<L: Lanes>(scores: &[f32], seen: usize) -> f32 {
+unsafe fn largest_of<L: Lanes>(scores: &[f32], seen: usize) -> f32 {
     // SAFETY: each chunk holds sixteen values; the instructions are present, by the caller's promise.
     unsafe {
         let mut largest = L::splat(f32::NEG_INFINITY);

@@ -108,8 +108,10 @@ impl Shares {
         }
         let mut shares = self.sums.iter().filter_map(OnceLock::get);
         let mut all = shares.next()?.clone();
-        // SAFETY: passed on to the caller.
-        shares.for_each(|later| unsafe { all.add::<L>(later) });
+        for later in shares {
+            // SAFETY: passed on to the caller.
+            unsafe { all.add::<L>(later) }
+        }
         Some(all)
     }
 }

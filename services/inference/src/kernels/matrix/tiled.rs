@@ -138,7 +138,7 @@ impl<P: Products> Panelwise<'_, P> {
     fn ahead(&self, panel: usize, passes: usize) -> Ahead {
         let next = if panel + 1 < self.panels.end { panel + 1 } else { self.next };
         let from = if passes == 1 { panel * self.panel_bytes + AHEAD } else { next * self.panel_bytes };
-        let part = self.panel_bytes / passes;
+        let part = self.panel_bytes / passes.max(1);
         let at = self.products.weights().as_ptr().wrapping_add(from);
         Ahead { at, stride: part / self.products.steps().max(1), part }
     }

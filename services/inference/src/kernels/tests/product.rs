@@ -3,7 +3,7 @@ use half::{bf16, f16};
 use super::{assert_close, cpus, random};
 use crate::kernels::{Arena, Dtype, Matrix, Mode, Weights};
 
-/// Rows, inputs, outputs: whole panels and tiles, and everything beside them.
+/// Rows, inputs, outputs: whole panels and tiles, everything beside them, and items of several panels.
 const SIZES: &[(usize, usize, usize)] = &[
     (1, 64, 64),
     (1, 1, 1),
@@ -14,6 +14,8 @@ const SIZES: &[(usize, usize, usize)] = &[
     (13, 33, 32),
     (25, 96, 100),
     (31, 7, 5),
+    (6, 20, 1057),
+    (0, 33, 40),
 ];
 
 /// A matrix, and its weights as they were rounded.
