@@ -12,8 +12,8 @@ use crate::kernels::{
 /// Weight bytes of one item of work, where there are enough: from item to item a thread's reading starts anew.
 const ITEM_BYTES: usize = 128 << 10;
 
-/// Items that each thread should find at least, so that all are done at the same time.
-const ITEMS_PER_THREAD: usize = 4;
+/// Items that each thread finds at least, where there are enough panels: who is slower does fewer.
+const ITEMS_PER_THREAD: usize = 3;
 
 /// Bytes that memory gives at once.
 const LINE: usize = 64;
@@ -93,8 +93,10 @@ impl Cpu {
     pub(super) unsafe fn each_panel(&mut self, isa: Unpacked, products: impl Products, target: Target<'_>) {
         let (panels, threads) = (target.panels(), self.pool.threads());
         let panel_bytes = products.weights().len() / panels.max(1);
-        let evenly = panels / (ITEMS_PER_THREAD * threads);
-        let per_item = (ITEM_BYTES / panel_bytes.max(1)).min(evenly).max(1);
+        let most = (ITEM_BYTES / panel_bytes.max(1)).min(panels / (ITEMS_PER_THREAD * threads));
+        // As many items for each thread, so that equally fast ones are done at the same time.
+        let even = |many: &usize| panels.div_ceil(*many).is_multiple_of(threads);
+        let per_item = (1..=most).rev().find(even).unwrap_or(1);
         self.pool.run(panels.div_ceil(per_item), &|item| {
             let panels = item * per_item..panels.min((item + 1) * per_item);
             // Items are taken from the last to the first, in turns as long as all threads are equally fast.
