@@ -150,8 +150,8 @@ pub(super) trait Element: Plain {
     fn narrow(value: f32) -> Self;
     /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
     fn place(row: usize, lane: usize) -> usize;
-    /// Reads what a step takes of a tile. Where `alone`, the first row is all there is: the second may hold anything, and a
-    /// step that takes it alone is not asked for.
+    /// Reads what a step takes of a tile. Where `alone`, only the first row counts (`step` is 0): the second may hold
+    /// anything.
     ///
     /// # Safety
     /// As for [`Lanes`]; `tile` is valid for two times sixteen elements.

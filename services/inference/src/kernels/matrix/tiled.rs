@@ -54,9 +54,9 @@ pub(super) struct Tile {
     pub(super) half: usize,
 }
 
-/// What is asked of memory while weights that are there already are multiplied. Memory would have nothing to do while a
-/// panel meets all rows but the first few: so each pass over a panel asks for its part of the next panel. A single pass
-/// reads as fast as memory gives, and asks for its own panel's bytes a little ahead.
+/// What memory is asked for while weights that are there already are multiplied. Memory would have nothing to do while a
+/// panel meets all rows but the first few: so each pass over a panel asks for its part of the next panel. Where there is
+/// only one pass, it reads as fast as memory gives, and asks for its own panel's bytes a little ahead.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     at: *const u8,
