@@ -145,7 +145,7 @@ impl<T: Plain> Pages<T> {
 /// A type that keys and values are stored in.
 pub(super) trait Element: Plain {
     /// What they are multiplied with.
-    type Factor<L: Lanes>: Factor;
+    type Factor<L: Lanes>: Factor<L>;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
     /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
@@ -159,7 +159,7 @@ pub(super) trait Element: Plain {
         tile: *const Self,
         step: usize,
         alone: bool,
-    ) -> <Self::Factor<L> as Factor>::Tile<L>;
+    ) -> <Self::Factor<L> as Factor<L>>::Tile;
 }
 
 impl Element for f32 {
@@ -211,7 +211,7 @@ impl Element for bf16 {
         tile: *const Self,
         step: usize,
         alone: bool,
-    ) -> <L::Bf16Factor as Factor>::Tile<L> {
+    ) -> <L::Bf16Factor as Factor<L>>::Tile {
         // SAFETY: passed on to the caller; a tile is sixteen pairs.
         unsafe { L::Bf16Factor::load_pairs(tile.cast(), step, alone) }
     }

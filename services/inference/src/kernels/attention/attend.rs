@@ -424,16 +424,16 @@ impl<T: Element> Attend<'_, T> {
 
 /// Adds the products of one step of a tile and the factors of `N` queries, `stride` apart, to sums number `column`.
 #[inline(always)]
-unsafe fn add_step<L: Lanes, F: Factor, const N: usize, const C: usize>(
+unsafe fn add_step<L: Lanes, F: Factor<L>, const N: usize, const C: usize>(
     sums: &mut [[L; C]; N],
     column: usize,
-    tile: F::Tile<L>,
+    tile: F::Tile,
     (factors, stride, step): (*const F, usize, usize),
 ) {
     for (n, sums) in sums.iter_mut().enumerate() {
         // SAFETY: passed on to the caller.
         unsafe {
-            let factors = F::splat::<L>(factors.add(n * stride), step);
+            let factors = F::splat(factors.add(n * stride), step);
             sums[column] = F::add_dot(sums[column], factors, tile);
         }
     }
@@ -455,7 +455,7 @@ unsafe fn largest_of<L: Lanes>(scores: &[f32], seen: usize) -> f32 {
 
 /// Writes `e^(score - largest)` of the first `seen` scores and zero for the others; returns sums of them in sixteen lanes.
 #[inline(always)]
-unsafe fn exponentials<L: Lanes, F: Factor>(
+unsafe fn exponentials<L: Lanes, F: Factor<L>>(
     scores: &[f32],
     weights: &mut [F],
     seen: usize,

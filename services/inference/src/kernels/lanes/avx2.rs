@@ -121,23 +121,6 @@ impl Lanes for Avx2 {
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())] }
     }
     #[inline(always)]
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
-        // SAFETY: see above.
-        unsafe {
-            let [(a0, a1), (b0, b1)] = [widen_pairs(pairs[0]), widen_pairs(pairs[1])];
-            [Self(a0, b0), Self(a1, b1)]
-        }
-    }
-    #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let upper_half = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-            let round = |values| _mm256_castsi256_ps(_mm256_and_si256(rounded(values), upper_half));
-            Self(round(self.0), round(self.1))
-        }
-    }
-    #[inline(always)]
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
         // SAFETY: see above; the first value is the lower half.
         unsafe {
@@ -293,6 +276,23 @@ impl Unpacking for Avx2 {
     const ROWS: usize = 5;
     const PANEL_ROWS: usize = 2;
 
+    #[inline(always)]
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let [(a0, a1), (b0, b1)] = [widen_pairs(pairs[0]), widen_pairs(pairs[1])];
+            [Self(a0, b0), Self(a1, b1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(self) -> Self {
+        // SAFETY: see above.
+        unsafe {
+            let upper_half = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let round = |values| _mm256_castsi256_ps(_mm256_and_si256(rounded(values), upper_half));
+            Self(round(self.0), round(self.1))
+        }
+    }
     #[inline(always)]
     unsafe fn no_words() -> Self::Words {
         // SAFETY: see above.

@@ -23,17 +23,6 @@ unsafe fn widen_pairs(pairs: __m512i) -> (__m512, __m512) {
     }
 }
 
-/// Values whose upper halves are those values rounded to bf16, ties to even.
-#[inline(always)]
-unsafe fn rounded(values: __m512) -> __m512i {
-    // SAFETY: AVX-512 is present, by the contract of `Lanes`.
-    unsafe {
-        let bits = _mm512_castps_si512(values);
-        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)))
-    }
-}
-
 // SAFETY (of every function): the instructions are present and pointers are valid for sixteen elements, by the contract
 // of `Lanes`; all loads and stores are the unaligned forms.
 impl<const BF16: bool> Lanes for Avx512<BF16> {
@@ -73,7 +62,10 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
                 let narrow = _mm512_cvtneps_pbh(self.0);
                 return _mm256_storeu_si256(to.cast(), std::mem::transmute::<__m256bh, __m256i>(narrow));
             }
-            let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded(self.0)));
+            let bits = _mm512_castps_si512(self.0);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let narrow = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
             _mm256_storeu_si256(to.cast(), narrow);
         }
     }
@@ -81,20 +73,6 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs {
         // SAFETY: see above.
         unsafe { _mm512_loadu_si512(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
-        // SAFETY: see above.
-        let (first, second) = unsafe { widen_pairs(pairs) };
-        [Self(first), Self(second)]
-    }
-    #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let upper_half = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            Self(_mm512_castsi512_ps(_mm512_and_si512(rounded(self.0), upper_half)))
-        }
     }
     #[inline(always)]
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {

@@ -35,7 +35,7 @@ pub(super) trait Lanes: Copy {
     /// Sixteen `i32`.
     type Ints: Copy;
     /// What keys and values in bf16 are multiplied with.
-    type Bf16Factor: PairFactor;
+    type Bf16Factor: PairFactor<Self>;
     /// Rows of activations that one product tile keeps in registers.
     const TILE_ROWS: usize;
     /// Queries of one attention tile.
@@ -55,10 +55,6 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_bf16(self, to: *mut bf16);
     /// Reads sixteen pairs.
     unsafe fn load_pairs(from: *const Pair) -> Self::Pairs;
-    /// The first values of all pairs, and the second ones.
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2];
-    /// Each value rounded to bf16, ties to even.
-    unsafe fn round_bf16(self) -> Self;
     /// The first values of all pairs beside zeroes.
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs;
     /// The same pair in all lanes.
@@ -116,6 +112,10 @@ pub(super) trait Unpacking: Lanes {
     /// Rows whose sums for twice as many outputs do.
     const PANEL_ROWS: usize;
 
+    /// The first values of all pairs, and the second ones.
+    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2];
+    /// Each value rounded to bf16, ties to even.
+    unsafe fn round_bf16(self) -> Self;
     /// Zeroes.
     unsafe fn no_words() -> Self::Words;
     /// The same pair in all lanes.

@@ -56,14 +56,6 @@ impl Lanes for Portable {
         unsafe { from.cast::<Self::Pairs>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn widen(pairs: Self::Pairs) -> [Self; 2] {
-        [0, 1].map(|of| Self(pairs.map(|pair| widen(pair[of]))))
-    }
-    #[inline(always)]
-    unsafe fn round_bf16(self) -> Self {
-        Self(self.0.map(|value| widen(bf16::from_f32(value))))
-    }
-    #[inline(always)]
     unsafe fn firsts(pairs: Self::Pairs) -> Self::Pairs {
         pairs.map(|pair| [pair[0], bf16::ZERO])
     }
