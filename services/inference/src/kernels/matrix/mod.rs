@@ -58,10 +58,9 @@ const PANEL: usize = 2 * WIDTH;
 /// Weight bytes of one item of work: enough to outweigh taking it, small enough to share out evenly.
 const ITEM_BYTES: usize = 64 << 10;
 
-/// How far ahead of their use weights are asked for, in bytes: the machine's own prefetching stops at the end of a page, and
-/// does not keep up with lines that are read alternately. As measured at one row, where 1024 to 2112 are within the noise,
-/// and a page or more loses a tenth.
-const AHEAD: usize = 1600;
+/// How far ahead of their use weights are asked for, in bytes: the machine's own prefetching stops at the end of a page. As
+/// measured at one row, where 512 is as good, and 1600 loses a tenth when several panels are read at once.
+const AHEAD: usize = 1024;
 
 /// A weight matrix of `outputs` rows by `inputs` columns, ready for products.
 #[derive(Debug)]

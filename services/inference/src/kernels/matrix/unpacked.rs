@@ -86,33 +86,31 @@ impl<W: Format> Products for Floats<'_, W> {
         &self,
         Tile { panel, row, half: first }: Tile,
         mut ahead: Ahead,
-        to: &mut [[L; 2]; N],
-    ) {
+    ) -> [[L; H]; N] {
         let steps = self.steps();
-        // SAFETY: the panel holds a step for each `W::INPUTS` inputs, `input` `inputs` values for each row.
+        let sixteen = |index: usize| index / 2 * steps * PANEL + index % 2 * WIDTH;
+        // SAFETY: a panel holds a step for each `W::INPUTS` inputs, `input` `inputs` values for each row.
         unsafe {
             let mut sums = [[L::splat(0.0); H]; N];
             let weights = self.panels.as_ptr().add(panel * steps * PANEL + first * WIDTH);
             for step in 0..self.inputs / W::INPUTS {
                 let weights = weights.add(step * PANEL);
                 ahead.ask::<H>();
-                for half in 0..H {
-                    let weights = weights.add(half * WIDTH);
+                for index in 0..H {
+                    let weights = weights.add(sixteen(index));
                     for (of, weights) in W::unpacked::<L>(weights).into_iter().enumerate().take(W::INPUTS) {
-                        self.add::<L, N, H>((row, W::INPUTS * step + of), weights, half, &mut sums);
+                        self.add::<L, N, H>((row, W::INPUTS * step + of), weights, index, &mut sums);
                     }
                 }
             }
             if !self.inputs.is_multiple_of(W::INPUTS) {
                 let weights = weights.add(self.inputs / W::INPUTS * PANEL);
-                for half in 0..H {
-                    let [weights, _] = W::unpacked::<L>(weights.add(half * WIDTH));
-                    self.add::<L, N, H>((row, self.inputs - 1), weights, half, &mut sums);
+                for index in 0..H {
+                    let [weights, _] = W::unpacked::<L>(weights.add(sixteen(index)));
+                    self.add::<L, N, H>((row, self.inputs - 1), weights, index, &mut sums);
                 }
             }
-            for (to, sums) in to.iter_mut().zip(sums) {
-                to[first..first + H].copy_from_slice(&sums);
-            }
+            sums
         }
     }
 
@@ -129,14 +127,14 @@ impl<W: Format> Floats<'_, W> {
         &self,
         (from, input): (usize, usize),
         weights: L,
-        half: usize,
+        index: usize,
         sums: &mut [[L; H]; N],
     ) {
         for (row, sums) in sums.iter_mut().enumerate() {
             // SAFETY: passed on to the caller.
             unsafe {
                 let value = *self.input.as_ptr().add((from + row) * self.inputs + input);
-                sums[half] = L::splat(value).mul_add(weights, sums[half]);
+                sums[index] = L::splat(value).mul_add(weights, sums[index]);
             }
         }
     }

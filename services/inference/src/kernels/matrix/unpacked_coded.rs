@@ -35,13 +35,15 @@ pub(super) trait UnpackedCoded: Coded {
     /// Steps of one group: how often it asks ahead.
     fn steps(&self) -> usize;
 
-    /// Adds the dot products of `N` rows, `stride` apart, with `H` times sixteen outputs' weights of one group.
+    /// Adds the dot products of `N` rows, `stride` apart, with `H` times sixteen outputs' weights of one group; from panel
+    /// to panel there are so many bytes.
     ///
     /// # Safety
-    /// `weights` is valid for a group's bytes but for those of the outputs before, `rows` for a group's quads of each row.
+    /// `weights` is valid for a group's bytes, of each panel, but for those of the outputs before, `rows` for a group's
+    /// quads of each row.
     unsafe fn add_unpacked<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        weights: *const u8,
+        weights: (*const u8, usize),
         rows: (*const Self::Quad, usize),
         ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
@@ -62,7 +64,7 @@ impl UnpackedCoded for Int8 {
     #[inline(always)]
     unsafe fn add_unpacked<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        weights: *const u8,
+        (weights, panel): (*const u8, usize),
         (rows, stride): (*const Words, usize),
         ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
@@ -73,25 +75,31 @@ impl UnpackedCoded for Int8 {
                 let weights = weights.add(step * 4 * PANEL);
                 ahead.ask::<H>();
                 let at = rows.add(step);
-                add_words::<L, N, H, false>(weights, (at, stride), dots);
-                add_words::<L, N, H, true>(weights, (at, stride), dots);
+                add_words::<L, N, H, false>((weights, panel), (at, stride), dots);
+                add_words::<L, N, H, true>((weights, panel), (at, stride), dots);
             }
         }
     }
 }
 
+/// Where the weights of sixteen outputs lie, of those that follow one another in panels of so many bytes.
+#[inline(always)]
+fn sixteen(index: usize, panel: usize) -> usize {
+    index / 2 * panel + index % 2 * 4 * WIDTH
+}
+
 /// Two of four inputs' products.
 #[inline(always)]
 unsafe fn add_words<L: Unpacking, const N: usize, const H: usize, const ODD: bool>(
-    weights: *const u8,
+    (weights, panel): (*const u8, usize),
     (rows, stride): (*const Words, usize),
     dots: &mut [[L::Ints; H]; N],
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
         let mut words = [L::no_words(); H];
-        for (half, words) in words.iter_mut().enumerate() {
-            *words = L::bytes::<ODD>(L::load_quads(weights.add(half * 4 * WIDTH)));
+        for (index, words) in words.iter_mut().enumerate() {
+            *words = L::bytes::<ODD>(L::load_quads(weights.add(sixteen(index, panel))));
         }
         for (row, dots) in dots.iter_mut().enumerate() {
             let input = L::splat_words((*rows.add(row * stride))[usize::from(ODD)]);
@@ -116,7 +124,7 @@ impl UnpackedCoded for Int4 {
     #[inline(always)]
     unsafe fn add_unpacked<L: Unpacking, const N: usize, const H: usize>(
         &self,
-        weights: *const u8,
+        (weights, panel): (*const u8, usize),
         (rows, stride): (*const [i8; 4], usize),
         ahead: &mut Ahead,
         dots: &mut [[L::Ints; H]; N],
@@ -131,8 +139,8 @@ impl UnpackedCoded for Int4 {
                     let weights = weights.add(int4::HEADER + step * int4::STEP);
                     ahead.ask::<H>();
                     let at = rows.add(2 * step);
-                    add_codes::<L, N, H, false>(weights, (at, stride), &mut words);
-                    add_codes::<L, N, H, true>(weights, (at.add(1), stride), &mut words);
+                    add_codes::<L, N, H, false>((weights, panel), (at, stride), &mut words);
+                    add_codes::<L, N, H, true>((weights, panel), (at.add(1), stride), &mut words);
                 }
                 for (dots, words) in dots.iter_mut().zip(words) {
                     for (dot, words) in dots.iter_mut().zip(words) {
@@ -147,15 +155,15 @@ impl UnpackedCoded for Int4 {
 /// Four of eight inputs' products.
 #[inline(always)]
 unsafe fn add_codes<L: Unpacking, const N: usize, const H: usize, const UPPER: bool>(
-    weights: *const u8,
+    (weights, panel): (*const u8, usize),
     (rows, stride): (*const [i8; 4], usize),
     sums: &mut [[L::Words; H]; N],
 ) {
     // SAFETY: passed on to the caller.
     unsafe {
         let mut codes = [L::splat_quad([0; 4]); H];
-        for (half, codes) in codes.iter_mut().enumerate() {
-            *codes = L::codes::<UPPER>(L::load_quads(weights.add(half * 4 * WIDTH)));
+        for (index, codes) in codes.iter_mut().enumerate() {
+            *codes = L::codes::<UPPER>(L::load_quads(weights.add(sixteen(index, panel))));
         }
         for (row, sums) in sums.iter_mut().enumerate() {
             let input = L::splat_quad(*rows.add(row * stride));
@@ -240,12 +248,12 @@ impl<W: UnpackedCoded> Products for Bytes<'_, W> {
         &self,
         Tile { panel, row: from, half: first }: Tile,
         mut ahead: Ahead,
-        sums: &mut [[L; 2]; N],
-    ) {
+    ) -> [[L; H]; N] {
         let Rounded { groups, group, .. } = *self.input;
         let bytes = self.weights.group_bytes();
-        // SAFETY: the bytes hold `groups` groups of this panel, quads and marks as many of each row.
+        // SAFETY: the bytes hold `groups` groups of each panel, quads and marks as many of each row.
         unsafe {
+            let mut sums = [[L::splat(0.0); H]; N];
             let mut weights = self.weights.bytes().as_ptr().add(panel * groups * bytes);
             let mut quads = W::quads(self.input).add(from * groups * group / 4);
             let mut marks = self.input.marks.as_ptr().add(from * groups);
@@ -254,18 +262,19 @@ impl<W: UnpackedCoded> Products for Bytes<'_, W> {
                 for (row, dots) in dots.iter_mut().enumerate() {
                     *dots = [W::start::<L>(*marks.add(row * groups)); H];
                 }
-                let half = weights.add(first * 4 * WIDTH);
+                let half = (weights.add(first * 4 * WIDTH), groups * bytes);
                 let rows = (quads, groups * group / 4);
                 self.weights.add_unpacked::<L, N, H>(half, rows, &mut ahead, &mut dots);
                 for (row, (sums, dots)) in sums.iter_mut().zip(dots).enumerate() {
                     let mark = *marks.add(row * groups);
-                    for (half, dots) in dots.into_iter().enumerate() {
-                        let half = first + half;
-                        sums[half] = W::add_group(weights, half, mark, dots, sums[half]);
+                    for (index, (sum, dots)) in sums.iter_mut().zip(dots).enumerate() {
+                        let of_panel = weights.add(index / 2 * groups * bytes);
+                        *sum = W::add_group(of_panel, first + index % 2, mark, dots, *sum);
                     }
                 }
                 (weights, quads, marks) = (weights.add(bytes), quads.add(group / 4), marks.add(1));
             }
+            sums
         }
     }
 

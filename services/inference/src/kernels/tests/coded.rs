@@ -58,10 +58,12 @@ impl Case {
             Self::int8(1, 1, None),
             Self::int8(70, 33, bias(33)),
             Self::int8(127, 31, None),
+            Self::int8(70, 1057, bias(1057)),
             Self::int4(32, 64, 32, None),
             Self::int4(96, 33, 32, bias(33)),
             Self::int4(576, 100, 64, bias(100)),
             Self::int4(256, 1, 128, None),
+            Self::int4(96, 1057, 32, bias(1057)),
         ]
     }
 

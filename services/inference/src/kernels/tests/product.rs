@@ -3,7 +3,8 @@ use half::{bf16, f16};
 use super::{assert_close, cpus, random};
 use crate::kernels::{Arena, Dtype, Matrix, Mode, Weights};
 
-/// Rows, inputs, outputs: whole panels and tiles, everything beside them, and items of several panels.
+/// Rows, inputs, outputs: whole panels and tiles, everything beside them, items of several panels, and a row that meets
+/// several at once.
 const SIZES: &[(usize, usize, usize)] = &[
     (1, 64, 64),
     (1, 1, 1),
@@ -15,6 +16,7 @@ const SIZES: &[(usize, usize, usize)] = &[
     (25, 96, 100),
     (31, 7, 5),
     (6, 20, 1057),
+    (1, 21, 1057),
     (0, 33, 40),
 ];
 
@@ -77,7 +79,7 @@ fn products_are_those_of_plain_loops() {
 
 #[test]
 fn a_row_has_the_same_bits_among_any_others() {
-    let (inputs, outputs) = (70, 50);
+    let (inputs, outputs) = (70, 1057);
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let (matrix, _) = matrix(dtype, &random(1, inputs * outputs), outputs, None);
         let input = random(2, 29 * inputs);
