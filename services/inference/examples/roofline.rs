@@ -1,11 +1,12 @@
 //! What this machine allows, and what our products make of it with the shapes of SmolLM2-135M's layers, for `tests/bench`:
 //!
 //! ```text
-//! cargo run --release -p weft-inference --example roofline -- [THREADS]
+//! cargo run --release -p weft-inference --example roofline -- [THREADS] [bandwidth]
 //! ```
 //!
-//! One line of JSON: bytes that all threads read a second, operations a second (two for each multiply-add) on operands in
-//! registers by type of weights, and products by format and rows. Each figure is the fastest of a few runs.
+//! One line of JSON: bytes that all threads read a second, for some milliseconds and for a second on end, operations a second
+//! (two for each multiply-add) on operands in registers by type of weights, and products by format and rows. Each figure but
+//! the second is the fastest of a few runs. With `bandwidth` the first two only.
 #![expect(clippy::print_stdout, reason = "a program reads it")]
 
 use std::error::Error;
@@ -18,8 +19,33 @@ const SHAPES: [(usize, usize); 4] = [(576, 960), (576, 576), (576, 3072), (1536,
 const ROWS: [usize; 5] = [1, 2, 8, 32, 512];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let threads = std::env::args().nth(1).map_or(Ok(0), |threads| threads.parse())?;
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().map_or(Ok(0), |threads| threads.parse())?;
+    let bandwidth_only = match arguments.next().as_deref() {
+        None => false,
+        Some("bandwidth") => true,
+        Some(other) => return Err(format!("{other:?} is not \"bandwidth\"").into()),
+    };
     let mut roofline = Roofline::new(threads)?;
+    let read = roofline.read_bandwidth()?;
+    let mut report = serde_json::json!({
+        "threads": roofline.threads(),
+        "read_bytes_per_s": read.fastest,
+        "sustained_read_bytes_per_s": read.sustained,
+    });
+    if !bandwidth_only {
+        report["peak_per_s"] = serde_json::json!({
+            "bf16": roofline.peak(Arithmetic::Bf16),
+            "int8": roofline.peak(Arithmetic::Int8),
+        });
+        report["products"] = products(&mut roofline)?;
+    }
+    println!("{report}");
+    Ok(())
+}
+
+/// Products of all formats and rows.
+fn products(roofline: &mut Roofline) -> Result<serde_json::Value, Box<dyn Error>> {
     let mut products = Vec::new();
     for (name, format) in [("bf16", Format::Bf16), ("int8", Format::Int8), ("int4-g32", Format::Int4(32))] {
         for rows in ROWS {
@@ -33,15 +59,5 @@ fn main() -> Result<(), Box<dyn Error>> {
             }));
         }
     }
-    let report = serde_json::json!({
-        "threads": roofline.threads(),
-        "read_bytes_per_s": roofline.read_bandwidth()?,
-        "peak_per_s": {
-            "bf16": roofline.peak(Arithmetic::Bf16),
-            "int8": roofline.peak(Arithmetic::Int8),
-        },
-        "products": products,
-    });
-    println!("{report}");
-    Ok(())
+    Ok(products.into())
 }
