@@ -90,12 +90,12 @@ impl Load {
         let answer = async {
             match self.target.ask(prompt, &self.generation, call).await {
                 Ok(ticks) => Sample::listen(ticks, intended).await,
-                Err(refusal) => Sample::refused(refusal.code(), intended),
+                Err(refusal) => Sample::refused(&refusal, intended),
             }
         };
         let limit = self.timeout + GRACE;
         let sample = tokio::time::timeout(limit, answer).await;
-        let sample = sample.unwrap_or_else(|_| Sample::refused("NO_ANSWER", intended));
+        let sample = sample.unwrap_or_else(|_| Sample::unanswered("NO_ANSWER", intended));
         Sample { trace: self.traced.then(|| trace.trace_id()), ..sample }
     }
 }

@@ -14,6 +14,8 @@ use crate::grpc::Refusal;
 pub(crate) struct Sample {
     /// How it ended: `OK`, or the code of its refusal.
     pub(crate) code: &'static str,
+    /// What its refusal said.
+    pub(crate) why: Option<String>,
     /// Until its first text or token.
     pub(crate) first: Option<Duration>,
     /// Between one message with text or tokens and the next.
@@ -32,10 +34,16 @@ pub(crate) struct Sample {
 const CUT: &str = "CUT_SHORT";
 
 impl Sample {
-    /// A request that was refused, or that has only begun.
-    pub(crate) fn refused(code: &'static str, intended: Instant) -> Self {
+    /// A request that was refused.
+    pub(crate) fn refused(refusal: &Refusal, intended: Instant) -> Self {
+        Self { why: Some(refusal.message().to_owned()), ..Self::unanswered(refusal.code(), intended) }
+    }
+
+    /// A request that nobody has answered, or that has only begun.
+    pub(crate) fn unanswered(code: &'static str, intended: Instant) -> Self {
         Self {
             code,
+            why: None,
             first: None,
             gaps: Vec::new(),
             total: intended.elapsed(),
@@ -50,7 +58,7 @@ impl Sample {
         mut ticks: impl Stream<Item = Result<Tick, Refusal>> + Unpin,
         intended: Instant,
     ) -> Self {
-        let mut sample = Self::refused(CUT, intended);
+        let mut sample = Self::unanswered(CUT, intended);
         let mut last: Option<Instant> = None;
         while let Some(tick) = ticks.next().await {
             match tick {
@@ -64,7 +72,10 @@ impl Sample {
                     sample.code = "OK";
                     (sample.prompt_tokens, sample.completion_tokens) = (prompt_tokens, completion_tokens);
                 }
-                Err(refusal) => sample.code = refusal.code(),
+                Err(refusal) => {
+                    sample.code = refusal.code();
+                    sample.why = Some(refusal.message().to_owned());
+                }
             }
         }
         sample.total = intended.elapsed();
@@ -118,6 +129,8 @@ impl Times {
 pub(crate) struct Measurements {
     /// Requests by how they ended.
     pub(crate) by_code: BTreeMap<&'static str, u64>,
+    /// What the first refusal of each code said.
+    pub(crate) reasons: BTreeMap<&'static str, String>,
     /// Tokens of all prompts that were answered.
     pub(crate) prompt_tokens: u64,
     /// Tokens of all answers.
@@ -142,6 +155,7 @@ impl Measurements {
     pub(crate) fn new() -> anyhow::Result<Self> {
         Ok(Self {
             by_code: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             prompt_tokens: 0,
             completion_tokens: 0,
             first: Times::new()?,
@@ -155,6 +169,9 @@ impl Measurements {
     /// Adds a request. Only those that were answered to the end count for the times.
     pub(crate) fn add(&mut self, sample: Sample) {
         *self.by_code.entry(sample.code).or_default() += 1;
+        if let Some(why) = &sample.why {
+            self.reasons.entry(sample.code).or_insert_with(|| why.clone());
+        }
         if sample.code != "OK" {
             return;
         }

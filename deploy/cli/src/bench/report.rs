@@ -72,6 +72,8 @@ struct Requests {
     ok: u64,
     failed: u64,
     by_code: BTreeMap<&'static str, u64>,
+    /// What the first refusal of each code said.
+    reasons: BTreeMap<&'static str, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +137,7 @@ impl Report {
                 ok: found.succeeded(),
                 failed: found.requests() - found.succeeded(),
                 by_code: found.by_code.clone(),
+                reasons: found.reasons.clone(),
             },
             duration_s: rounded(duration.as_secs_f64()),
             throughput: Throughput {
@@ -165,7 +168,9 @@ impl Report {
 
     /// The report for a terminal.
     pub(crate) fn render(&self) -> String {
-        let mut lines = vec![self.heading(), self.outcome(), self.speed()];
+        let mut lines = vec![self.heading(), self.outcome()];
+        lines.extend(self.requests.reasons.iter().map(|(code, why)| format!("  {code}, the first: {why}")));
+        lines.push(self.speed());
         lines.extend(self.generator_cpu_s.map(|cpu| format!("generator  {cpu:.2} s of one core")));
         lines.push(String::new());
         lines.extend(self.table().lines().map(|line| line.trim_end().to_owned()));
@@ -231,6 +236,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
+    use tonic::Status;
 
     use super::*;
     use crate::bench::measure::Sample;
@@ -256,7 +262,7 @@ mod tests {
         let mut found = Measurements::new().unwrap();
         let ms = Duration::from_millis;
         for n in 1..=4 {
-            let empty = Sample::refused("OK", Instant::now());
+            let empty = Sample::unanswered("OK", Instant::now());
             let gaps = vec![ms(10), ms(10)];
             found.add(Sample {
                 first: Some(ms(20 * n)),
@@ -267,7 +273,9 @@ mod tests {
                 ..empty
             });
         }
-        found.add(Sample::refused("UNAVAILABLE", Instant::now()));
+        for why in ["no room", "still no room"] {
+            found.add(Sample::refused(&Status::unavailable(why).into(), Instant::now()));
+        }
         Report::new(settings(), found, Duration::from_secs(2), None)
     }
 
@@ -275,7 +283,12 @@ mod tests {
     fn the_table_has_a_row_for_each_time_and_names_what_failed() {
         let shown = report().render();
         let words: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert!(shown.contains("4 answered, 1 failed in 2.00s · UNAVAILABLE 1"), "{shown}");
+        assert!(
+            shown.contains(
+                "4 answered, 2 failed in 2.00s · UNAVAILABLE 2\n  UNAVAILABLE, the first: no room\n"
+            ),
+            "{shown}"
+        );
         assert!(shown.contains("6.0 output tokens/s · 2.00 requests/s · 38.0 tokens/s"), "{shown}");
         let row = |name: &str| words.iter().find(|row| row.join(" ").starts_with(name)).unwrap().clone();
         assert_close(&row("time to first token")[4..], [50.0, 40.0, 80.0, 80.0, 80.0]);
@@ -295,7 +308,8 @@ mod tests {
     fn the_json_has_what_programs_read() {
         let json = serde_json::to_value(report()).unwrap();
         assert_eq!(json["schema"], 1);
-        assert_eq!(json["requests"]["by_code"]["UNAVAILABLE"], 1);
+        assert_eq!(json["requests"]["by_code"]["UNAVAILABLE"], 2);
+        assert_eq!(json["requests"]["reasons"]["UNAVAILABLE"], "no room");
         assert_eq!(json["tokens"]["completion"], 12);
         assert_eq!(json["throughput"]["output_tokens_per_s"], 6.0);
         assert!((json["tpot_ms"]["p50"].as_f64().unwrap() - 10.0).abs() < 0.02);

@@ -24,6 +24,11 @@ impl Refusal {
         self.code == Code::Unavailable
     }
 
+    /// What it says.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// What the details tell, one thing a line.
     #[cfg(test)]
     pub(crate) fn details(&self) -> &[String] {
