@@ -27,8 +27,8 @@ pub struct Pacing {
 const NEWEST: f64 = 0.2;
 /// Rows of a prompt whose measurement has that weight; fewer weigh less, since the step's own jitter is spread over them.
 const FULL_ROWS: f64 = 32.0;
-/// A step has at least so many rows of prompts: the matrix kernels take as many at once.
-const LEAST_ROWS: usize = 16;
+/// A step has at least so many rows of prompts, whatever they cost, so that a long one comes to its end.
+const LEAST_ROWS: usize = 12;
 /// After so many steps without one of decodes alone, the next is one, as a measurement.
 const MEASURE_EVERY: u64 = 64;
 /// Of the time that a prompt would take by measure, so much is taken for granted.
