@@ -11,8 +11,8 @@ from places import OUT, RELEASE, ROOT
 # Apart from the default layout and from the conformance tests', so that a mesh that runs stays undisturbed.
 PORT_OFFSET = "5000"
 
-# For 32 streams at once, whom the gateway would tell to come back later where a machine is slow: here the way through the
-# services is measured, not who is let in (`make bench-overload` does that).
+# For 32 streams at once, whom the gateway would tell to come back later where a machine is slow: here the way through
+# the services is measured, not who is let in (`make bench-overload` does that).
 ROOM = "gateway.admission.min_tokens_in_flight=24576"
 
 
@@ -42,7 +42,8 @@ class Mesh:
         )
         found = json.loads(report.read_text())
         if found["tokens"]["completion"] != streams * 128 or not found["settings"]["exact_prompts"]:
-            raise MissingError(f"not what was asked for: {found['requests']}, {found['tokens']}, {found['settings']}")
+            said = {part: found[part] for part in ("requests", "tokens", "settings")}
+            raise MissingError(f"not what was asked for: {said}")
         return found
 
     def _run(self, *words: str) -> None:
