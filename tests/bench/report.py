@@ -119,7 +119,7 @@ def notes() -> list[str]:
         " its KV cache is u8 by its own default, Weft's and llama.cpp's are 16-bit.",
         "- Two threads each. Steps of at most 512 tokens for Weft, OpenVINO and llama.cpp (-ub 512).",
         "- The machine's limits in the picture: the read bandwidth of all cores (the fastest pass of some"
-        " milliseconds; for a second on end it is less where memory is shared), measured in the same run, over the"
+        " milliseconds; for a second on end it may be less), measured in the same run, over the"
         " bytes of the weights in each format (bf16: two bytes each; int8 and int4 by their nominal size, scales not"
         " counted); the peak of bf16 products on operands in registers over two operations for each weight and token.",
     ]

@@ -27,8 +27,8 @@ const UNPACKED_CHAINS: usize = 5;
 /// Operations of one chain in one item.
 const LINKS: usize = 100_000;
 
-/// How long memory is read to see what it gives without a pause. It may give more for some hundredths of a second first:
-/// where processors are rented, others read from the same memory.
+/// How long memory is read to see what it gives without a pause: for some hundredths of a second it may give more, as was
+/// seen on rented processors.
 const SUSTAINED: Duration = Duration::from_secs(1);
 
 /// Times that each measurement is made; the fastest counts.

@@ -130,6 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn a_prompt_whose_rows_are_dear_goes_on_all_the_same() {
+        let mut tempo = tempo();
+        tempo.note(load(0, 32), 3200 * MILLI);
+        tempo.note(load(8, 0), 20 * MILLI);
+        assert_eq!(tempo.prompt_rows_beside(8, 1), LEAST_ROWS, "not none of 100 ms each");
+    }
+
+    #[test]
     fn the_price_of_a_row_follows_what_rows_cost_beside_decodes() {
         let mut tempo = tempo();
         tempo.note(load(0, 512), 512 * MILLI);

@@ -16,7 +16,7 @@ const ITEM_BYTES: usize = 128 << 10;
 const ITEMS_PER_THREAD: usize = 3;
 
 /// Panels that one row meets at once, where there are enough. A thread that reads at several places at a time is given more by
-/// memory: as measured, two give less than three, and the sums of more would not fit in registers.
+/// memory. As measured, two give less than three; four, whose sums alone would take all registers, were not tried.
 const ABREAST: usize = 3;
 
 /// Bytes that memory gives at once.
