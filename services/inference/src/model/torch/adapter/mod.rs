@@ -66,6 +66,13 @@ impl<'a, T: 'static> Groups<'a, T> {
         Ok(Self { groups })
     }
 
+    /// The same of some rows, which stand alone from now on. They are ascending.
+    pub(super) fn among(&self, kept: &[usize]) -> Self {
+        let of = |rows: &[usize]| rows.iter().filter_map(|row| kept.binary_search(row).ok()).collect();
+        let groups = self.groups.iter().map(|(adapter, layers, rows)| (*adapter, *layers, of(rows)));
+        Self { groups: groups.filter(|(.., rows): &(_, _, Vec<usize>)| !rows.is_empty()).collect() }
+    }
+
     /// Whether no row goes through an adapter.
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()

@@ -1,13 +1,15 @@
 //! The forward pass of a Llama-family model, written once over a [`Backend`].
 
 mod check;
+mod kept;
 mod load;
 mod network;
 
+use kept::Kept;
 #[cfg(test)]
 pub(super) use load::Source;
 pub(super) use load::load;
-use network::Network;
+use network::{Network, Pass};
 
 use std::sync::Arc;
 
@@ -79,13 +81,23 @@ impl<B: Backend> Model for Decoder<B> {
             return Ok(StepOutput { logits: self.decode(batch, rotations)?, ..StepOutput::default() });
         }
         let plan = self.backend.plan(&self.shape, batch, rotations)?;
-        let hidden = self.network.hidden(&mut self.backend, batch, &plan, &groups)?;
+        let kept = Kept::of(batch);
+        let pass = Pass { batch, plan: &plan, groups: &groups, kept: &kept };
+        let hidden = self.network.hidden(&mut self.backend, &pass)?;
+        let hidden = Hidden { rows: hidden, kept };
         Ok(StepOutput {
             logits: self.last_logits(&hidden, batch)?,
             hidden_sums: self.hidden_sums(&hidden, batch)?,
             scores: self.scores(&hidden, batch)?,
         })
     }
+}
+
+/// What the last layer has left.
+struct Hidden<B: Backend> {
+    rows: B::Rows,
+    /// Which rows of the step they are.
+    kept: Kept,
 }
 
 /// Whether every sequence has one row, and nothing is wanted but logits.
@@ -98,9 +110,11 @@ impl<B: Backend> Decoder<B> {
     /// Logits of all rows of a step that only decodes.
     fn decode(&mut self, batch: &Batch, rotations: Rotations) -> Result<Values, ModelError> {
         let plan = self.backend.decode_plan(&self.shape, batch, rotations)?;
+        let (groups, kept) = (Groups::default(), Kept::of(batch));
+        let pass = Pass { batch, plan: &plan, groups: &groups, kept: &kept };
         let network = &mut self.network;
         let logits = self.backend.recorded(&plan, &mut |backend| {
-            let hidden = network.hidden(backend, batch, &plan, &Groups::default())?;
+            let hidden = network.hidden(backend, &pass)?;
             network.logits(backend, &hidden)
         })?;
         self.backend.values(logits)
@@ -119,7 +133,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Logits of the last row of each sequence that wants them.
-    fn last_logits(&mut self, hidden: &B::Rows, batch: &Batch) -> Result<Values, ModelError> {
+    fn last_logits(&mut self, hidden: &Hidden<B>, batch: &Batch) -> Result<Values, ModelError> {
         let wanting = batch.sequences.iter().filter(|sequence| sequence.output == Wanted::LastLogits);
         let last: Vec<usize> = wanting.map(|sequence| sequence.rows.end - 1).collect();
         if last.is_empty() {
@@ -128,8 +142,9 @@ impl<B: Backend> Decoder<B> {
         self.logits_of(hidden, &last)
     }
 
-    fn logits_of(&mut self, hidden: &B::Rows, rows: &[usize]) -> Result<Values, ModelError> {
-        let rows = self.backend.select(hidden, rows)?;
+    fn logits_of(&mut self, hidden: &Hidden<B>, rows: &[usize]) -> Result<Values, ModelError> {
+        let places = hidden.kept.places(rows.iter().copied());
+        let rows = self.backend.select(&hidden.rows, &places)?;
         let logits = self.network.logits(&mut self.backend, &rows)?;
         self.backend.values(logits)
     }
@@ -137,7 +152,7 @@ impl<B: Backend> Decoder<B> {
     /// How likely the given tokens are, a few rows at a time: a long prompt's logits are never there all at once.
     fn scores(
         &mut self,
-        hidden: &B::Rows,
+        hidden: &Hidden<B>,
         batch: &Batch,
     ) -> Result<Vec<Result<Logprobs, SamplingError>>, ModelError> {
         let mut scores = Vec::with_capacity(batch.scored.len());
@@ -151,11 +166,11 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Sums over the rows of each sequence that wants them, after the final norm.
-    fn hidden_sums(&mut self, hidden: &B::Rows, batch: &Batch) -> Result<Vec<f32>, ModelError> {
+    fn hidden_sums(&mut self, hidden: &Hidden<B>, batch: &Batch) -> Result<Vec<f32>, ModelError> {
         let mut sums = Vec::new();
         for sequence in batch.sequences.iter().filter(|sequence| sequence.output == Wanted::HiddenSum) {
-            let rows: Vec<usize> = sequence.rows.clone().collect();
-            let rows = self.backend.select(hidden, &rows)?;
+            let places = hidden.kept.places(sequence.rows.clone());
+            let rows = self.backend.select(&hidden.rows, &places)?;
             let normed = self.backend.norm(&rows, &self.network.norm)?;
             let mut sum = vec![0.0; self.info.hidden_size];
             for row in self.backend.values(normed)?.chunks_exact(self.info.hidden_size) {

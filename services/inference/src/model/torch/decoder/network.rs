@@ -1,5 +1,6 @@
 //! Weights and caches, and the operations on them.
 
+use super::kept::Kept;
 use crate::model::{
     Batch, ModelError,
     torch::{
@@ -32,29 +33,36 @@ pub(super) struct Layer<B: Backend> {
     pub(super) down: B::Matrix,
 }
 
+/// What a step goes through all layers with.
+pub(super) struct Pass<'a, 'p, B: Backend> {
+    pub(super) batch: &'a Batch,
+    pub(super) plan: &'a B::Plan<'p>,
+    pub(super) groups: &'a Groups<'a, B::LowRank>,
+    pub(super) kept: &'a Kept,
+}
+
 impl<B: Backend> Network<B> {
-    /// The rows after the last layer, before the final norm.
-    pub(super) fn hidden(
-        &mut self,
-        backend: &mut B,
-        batch: &Batch,
-        plan: &B::Plan<'_>,
-        groups: &Groups<'_, B::LowRank>,
-    ) -> Result<B::Rows, ModelError> {
-        let mut hidden = backend.embed(&self.embedding, &batch.token_ids, plan)?;
+    /// The rows that are kept, after the last layer, before the final norm; arbitrary where none is.
+    pub(super) fn hidden(&mut self, backend: &mut B, pass: &Pass<'_, '_, B>) -> Result<B::Rows, ModelError> {
+        let mut hidden = backend.embed(&self.embedding, &pass.batch.token_ids, pass.plan)?;
+        let last = self.layers.len() - 1;
         for (index, (layer, cache)) in self.layers.iter().zip(&mut self.caches).enumerate() {
             let normed = backend.norm(&hidden, &layer.attention_norm)?;
             let mut qkv = backend.product(&normed, &layer.qkv)?;
-            groups.add(backend, (index, Site::Qkv), &mut qkv, &normed)?;
-            let attended = backend.attention(qkv, layer.head_norms.as_ref(), cache, plan)?;
-            backend.add_product(&mut hidden, &attended, &layer.output)?;
-            groups.add(backend, (index, Site::Output), &mut hidden, &attended)?;
-            let normed = backend.norm(&hidden, &layer.mlp_norm)?;
-            let mut gate_up = backend.product(&normed, &layer.gate_up)?;
-            groups.add(backend, (index, Site::GateUp), &mut gate_up, &normed)?;
-            let activated = backend.swiglu(&gate_up)?;
-            backend.add_product(&mut hidden, &activated, &layer.down)?;
-            groups.add(backend, (index, Site::Down), &mut hidden, &activated)?;
+            pass.groups.add(backend, (index, Site::Qkv), &mut qkv, &normed)?;
+            let attended = backend.attention(qkv, layer.head_norms.as_ref(), cache, pass.plan)?;
+            if index < last || pass.kept.is_all() {
+                layer.finish(backend, (index, pass.groups), &mut hidden, &attended)?;
+            } else if !pass.kept.rows().is_empty() {
+                hidden = backend.select(&hidden, pass.kept.rows())?;
+                let attended = backend.select(&attended, pass.kept.rows())?;
+                layer.finish(
+                    backend,
+                    (index, &pass.groups.among(pass.kept.rows())),
+                    &mut hidden,
+                    &attended,
+                )?;
+            }
         }
         Ok(hidden)
     }
@@ -63,5 +71,25 @@ impl<B: Backend> Network<B> {
     pub(super) fn logits(&self, backend: &mut B, rows: &B::Rows) -> Result<B::Rows, ModelError> {
         let normed = backend.norm(rows, &self.norm)?;
         backend.product(&normed, self.head.as_ref().unwrap_or(&self.embedding))
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    /// What comes after attention, by itself for each row; `index` is the layer's.
+    fn finish(
+        &self,
+        backend: &mut B,
+        (index, groups): (usize, &Groups<'_, B::LowRank>),
+        hidden: &mut B::Rows,
+        attended: &B::Rows,
+    ) -> Result<(), ModelError> {
+        backend.add_product(hidden, attended, &self.output)?;
+        groups.add(backend, (index, Site::Output), hidden, attended)?;
+        let normed = backend.norm(hidden, &self.mlp_norm)?;
+        let mut gate_up = backend.product(&normed, &self.gate_up)?;
+        groups.add(backend, (index, Site::GateUp), &mut gate_up, &normed)?;
+        let activated = backend.swiglu(&gate_up)?;
+        backend.add_product(hidden, &activated, &self.down)?;
+        groups.add(backend, (index, Site::Down), hidden, &activated)
     }
 }
