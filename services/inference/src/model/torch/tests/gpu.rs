@@ -13,7 +13,7 @@ use super::{
     driver::Sequence,
     golden,
     quantized::{distance, quantized_from, widened},
-    repository, served,
+    repository, served, smollm2,
 };
 use crate::model::{
     Wanted,
@@ -132,6 +132,14 @@ fn a_gpu_answers_the_same_in_one_batch() {
     for folder in golden::folders() {
         let Some(driver) = on_gpu(&folder, DtypeChoice::F32) else { return };
         golden::check_together(driver, &folder);
+    }
+}
+
+#[test]
+fn a_gpu_answers_with_real_weights_as_transformers_does() {
+    for check in [smollm2::check_answers, smollm2::check_logits, smollm2::check_sums] {
+        let Some(driver) = on_gpu(&smollm2::folder(), DtypeChoice::F32) else { return };
+        check(driver);
     }
 }
 

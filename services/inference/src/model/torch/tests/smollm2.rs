@@ -1,5 +1,7 @@
 //! The default model against what transformers gave for it in f32.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::{Driver, driver::Sequence, repository, served};
@@ -28,15 +30,34 @@ fn golden<T: serde::de::DeserializeOwned>(name: &str) -> T {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
-fn smollm2() -> Driver {
+/// Its folder.
+pub(super) fn folder() -> PathBuf {
     let folder = repository("models/smollm2-135m-instruct-f32");
     assert!(folder.join("model.safetensors").exists(), "{} is missing: run `make model`", folder.display());
-    served(folder, DtypeChoice::F32)
+    folder
+}
+
+fn smollm2() -> Driver {
+    served(folder(), DtypeChoice::F32)
 }
 
 #[test]
 fn smollm2_answers_every_prompt_as_in_transformers_alone_and_together() {
-    let mut driver = smollm2();
+    check_answers(smollm2());
+}
+
+#[test]
+fn smollm2_logits_are_those_of_transformers() {
+    check_logits(smollm2());
+}
+
+#[test]
+fn smollm2_hidden_sums_are_embeddings_by_mean_pooling() {
+    check_sums(smollm2());
+}
+
+/// Greedy tokens, prompt by prompt and all in one batch.
+pub(super) fn check_answers(mut driver: Driver) {
     // The golden answers were generated with a least length, that is without the end id.
     driver.forbidden = Some(2);
     let cases = golden::<Greedy>("smollm2_greedy.json").cases;
@@ -50,9 +71,8 @@ fn smollm2_answers_every_prompt_as_in_transformers_alone_and_together() {
     }
 }
 
-#[test]
-fn smollm2_logits_are_those_of_transformers() {
-    let mut driver = smollm2();
+/// Logits after every token of a text, of the likeliest 20 and of all together.
+pub(super) fn check_logits(mut driver: Driver) {
     let golden: Logits = golden("smollm2_logits.json");
     let mut sequence = Sequence::new(&golden.input_ids);
     for (position, (logsumexp, top)) in golden.logsumexp.iter().zip(&golden.top20).enumerate() {
@@ -79,9 +99,8 @@ struct EmbeddingCase {
     embedding: Vec<f32>,
 }
 
-#[test]
-fn smollm2_hidden_sums_are_embeddings_by_mean_pooling() {
-    let mut driver = smollm2();
+/// Embeddings by mean pooling.
+pub(super) fn check_sums(mut driver: Driver) {
     for case in golden::<Embeddings>("smollm2_embeddings.json").cases {
         let mut sequence = Sequence::new(&case.input_ids);
         let rows = case.input_ids.len();
