@@ -1,10 +1,11 @@
 """How much worse the model is in fewer bits: perplexity of every format on a fixed text, beside bf16 and f32.
 
-The tokenizer service encodes paragraphs of Wikipedia, `weft model quantize` makes a folder of each format, and for each
-an inference service of its own gives the log-probabilities of the same tokens by Score. `make quality` does all of it.
+Keys and values in int8 are one of the formats. The tokenizer service encodes paragraphs of Wikipedia, `weft model
+quantize` makes a folder of each format of weights, and for each an inference service of its own gives the
+log-probabilities of the same tokens by Score. `make quality` does all of it.
 
 Writes `.weft/quality/perplexity.json` and `.weft/quality/perplexity.md`. The exit code is 1 where a format is above its
-bound: 0.5 % more than bf16 for int8, 5 % for int4.
+bound: 0.5 % more than bf16 for int8, of weights as of keys and values, 5 % for int4.
 """
 
 import argparse
@@ -56,13 +57,24 @@ ABOUT_THE_MODEL = (
 
 @dataclass(frozen=True)
 class Format:
-    """A form of the model's weights."""
+    """A form of the model's weights, and of keys and values."""
 
     name: str
     folder: Path
     dtype: str = "auto"
+    cache: str = "auto"
     error: float | None = None
     """How far the quantized matrices are from bf16, relatively."""
+
+    @property
+    def label(self) -> str:
+        """The name in the report."""
+        return self.name if self.cache == "auto" else f"{self.name}, keys and values in {self.cache}"
+
+    @property
+    def bound(self) -> float | None:
+        """Percent above bf16 that it may have."""
+        return BOUNDS.get(self.name.split("-")[0] if self.cache == "auto" else self.cache)
 
     @property
     def mib(self) -> float:
@@ -115,6 +127,7 @@ def formats(binaries: Path) -> Iterator[Format]:
     """The references first, then each format as `weft model quantize` makes it of bf16."""
     yield Format("f32", EXACT, "f32")
     yield Format("bf16", MODEL, "bf16")
+    yield Format("bf16", MODEL, "bf16", cache="int8")
     for words in (["int8"], *(["int4", "--group", group] for group in ("32", "64", "128"))):
         name = words[0] + "".join(f"-g{group}" for group in words[2:])
         folder = OUT / "models" / f"{MODEL.name}-{name}"
@@ -127,13 +140,13 @@ def formats(binaries: Path) -> Iterator[Format]:
 
 def logprobs(binaries: Path, form: Format, windows: list[list[int]]) -> list[float]:
     """The log-probability of each token after the first of its window."""
-    settings = {"model__folder": str(form.folder), "model__dtype": form.dtype}
+    settings = {"model__folder": str(form.folder), "model__dtype": form.dtype, "kv_cache__dtype": form.cache}
     found: list[float] = []
-    with Service(binaries, "inference", OUT / f"inference-{form.name}.log", **settings) as channel:
+    with Service(binaries, "inference", OUT / f"inference-{form.name}-{form.cache}.log", **settings) as channel:
         service = InferenceServiceStub(channel)
-        dtype = service.GetModelInfo(weft.GetModelInfoRequest(), timeout=60).dtype
-        if dtype != form.name:
-            raise SystemExit(f"the service says that its weights are {dtype}, not {form.name}")
+        info = service.GetModelInfo(weft.GetModelInfoRequest(), timeout=60)
+        if info.dtype != form.name or form.cache not in ("auto", info.kv_dtype):
+            raise SystemExit(f"the service says that it has {info.dtype} and {info.kv_dtype}, not {form.label}")
         for start in range(0, len(windows), TOGETHER):
             inputs = [weft.TokenSequence(token_ids=window) for window in windows[start : start + TOGETHER]]
             answer = service.Score(weft.ScoreRequest(inputs=inputs), timeout=CALL_LIMIT_S)
@@ -157,11 +170,11 @@ def measure(binaries: Path, windows: list[list[int]]) -> list[Result]:
     found: dict[str, list[float]] = {}
     results = []
     for form in formats(binaries):
-        print(f"… {form.name}", end=" ", flush=True)
+        print(f"… {form.label}", end=" ", flush=True)
         started = time.monotonic()
-        found[form.name] = logprobs(binaries, form, windows)
+        found[form.label] = logprobs(binaries, form, windows)
         seconds = time.monotonic() - started
-        perplexity = math.exp(-statistics.fmean(found[form.name]))
+        perplexity = math.exp(-statistics.fmean(found[form.label]))
         print(f"{perplexity:.4f} in {seconds:.0f} s", flush=True)
         results.append((form, perplexity, seconds))
     return [result(form, perplexity, seconds, found) for form, perplexity, seconds in results]
@@ -169,16 +182,16 @@ def measure(binaries: Path, windows: list[list[int]]) -> list[Result]:
 
 def result(form: Format, perplexity: float, seconds: float, found: dict[str, list[float]]) -> Result:
     """One format beside the references."""
-    above_bf16, uncertainty = above(found[form.name], found["bf16"])
+    above_bf16, uncertainty = above(found[form.label], found["bf16"])
     return Result(
-        name=form.name,
+        name=form.label,
         mib=round(form.mib, 1),
         weight_error=form.error,
         perplexity=perplexity,
         above_bf16=above_bf16,
         uncertainty=uncertainty,
-        above_f32=above(found[form.name], found["f32"])[0],
-        bound=BOUNDS.get(form.name.split("-")[0]),
+        above_f32=above(found[form.label], found["f32"])[0],
+        bound=form.bound,
         seconds=round(seconds, 1),
     )
 

@@ -76,10 +76,11 @@ impl Brain {
 }
 
 fn smollm2(config: &Config) -> Result<Box<dyn Model>, BoxError> {
-    use weft_inference::model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load};
+    use weft_inference::model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load};
     let torch = TorchConfig {
         folder: config.model.folder.clone(),
         dtype: DtypeChoice::F32,
+        cache: CacheChoice::AsWeights,
         weights: None,
         device: DeviceChoice::Cpu,
         threads: 0,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use weft_inference::{
     Config, Running,
-    model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+    model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
     start_with,
 };
@@ -66,6 +66,7 @@ async fn start(folder: &str, root: &Path, count: usize) -> Result<Running, BoxEr
     let torch = TorchConfig {
         folder: folder.into(),
         dtype: DtypeChoice::Auto,
+        cache: CacheChoice::AsWeights,
         weights: None,
         device: DeviceChoice::Auto,
         threads: 0,

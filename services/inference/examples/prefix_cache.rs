@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use weft_inference::{
     Config,
     engine::{EngineHandle, Event, Generation},
-    model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+    model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
     start_with,
 };
@@ -63,6 +63,7 @@ async fn engine(folder: &str, prefix_caching: bool) -> Result<EngineHandle, BoxE
     let torch = TorchConfig {
         folder,
         dtype: DtypeChoice::Auto,
+        cache: CacheChoice::AsWeights,
         weights: None,
         device: DeviceChoice::Auto,
         threads: 0,

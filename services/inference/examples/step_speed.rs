@@ -1,10 +1,10 @@
 //! How fast a model folder steps on this machine, without scheduler, sampler or wire:
 //!
 //! ```text
-//! cargo run --release -p weft-inference --example step_speed -- models/smollm2-135m-instruct [auto|f32|bf16|f16] [threads] [context]
+//! cargo run --release -p weft-inference --example step_speed -- models/smollm2-135m-instruct [auto|f32|bf16|f16] [threads] [context] [int8]
 //! ```
 //!
-//! Decode steps are at about 160 tokens of context, or at as many as told; each figure is the median of its runs.
+//! The last word is the type of keys and values, where it is not that of the weights. Decode steps are at about 160 tokens of context, or at as many as told; each figure is the median of its runs.
 
 use std::{
     error::Error,
@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 use weft_inference::model::{
     Batch, Model, SequenceRows, Wanted,
-    torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+    torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
 };
 
 /// Positions of a block.
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments
         .next()
-        .ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16|int8|int4-g32|…] [THREADS] [CONTEXT]")?;
+        .ok_or("usage: step_speed FOLDER [auto|f32|bf16|f16|int8|int4-g32|…] [THREADS] [CONTEXT] [int8]")?;
     let (dtype, weights) = match arguments.next().as_deref() {
         None | Some("auto") => (DtypeChoice::Auto, None),
         Some("f32") => (DtypeChoice::F32, None),
@@ -50,10 +50,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let threads = arguments.next().map_or(Ok(0), |threads| threads.parse())?;
     let context = arguments.next().map_or(Ok(CONTEXT), |context| context.parse())?;
+    let cache = match arguments.next().as_deref() {
+        None => CacheChoice::AsWeights,
+        Some("int8") => CacheChoice::Int8,
+        Some(other) => {
+            return Err(format!("keys and values in {other}? only in int8, or as the weights").into());
+        }
+    };
     let blocks = (context + STEPS).max(PROMPT).div_ceil(BLOCK);
     let start = Instant::now();
-    let mut model =
-        load(&TorchConfig { folder: folder.into(), dtype, weights, device: DeviceChoice::Auto, threads })?;
+    let device = DeviceChoice::Auto;
+    let mut model = load(&TorchConfig { folder: folder.into(), dtype, cache, weights, device, threads })?;
     model.allocate_cache(MOST * blocks, BLOCK)?;
     let mut steps = Steps { model: &mut *model, blocks, context };
     let mut out = io::stdout().lock();

@@ -69,7 +69,7 @@ pub struct ModelConfig {
     pub id: Option<String>,
     /// `folder`: a model folder in Hugging Face's format.
     pub folder: PathBuf,
-    /// `dtype`: the type of weights and cache in memory.
+    /// `dtype`: the type of plain weights in memory.
     pub dtype: Dtype,
     /// `weights`: the format that matrices are quantized to while they are loaded; as the folder holds them where unset.
     pub weights: Option<Format>,
@@ -84,6 +84,8 @@ pub struct ModelConfig {
 pub struct KvCacheConfig {
     /// `block_size`: tokens in a block, a power of two.
     pub block_size: usize,
+    /// `dtype`: the type of keys and values in memory.
+    pub dtype: CacheDtype,
     /// `memory`: bytes for the whole cache.
     pub memory: ByteSize,
     /// `prefix_caching`: whether requests that begin alike share what was computed of their beginning.
@@ -158,7 +160,7 @@ pub struct AdaptersConfig {
     pub preload: Vec<String>,
 }
 
-/// The type of weights and cache in memory.
+/// The type of plain weights in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// As the folder says.
@@ -169,6 +171,15 @@ pub enum Dtype {
     BF16,
     /// IEEE 16-bit floats.
     F16,
+}
+
+/// The type of keys and values in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheDtype {
+    /// That of plain weights.
+    Auto,
+    /// 8-bit numbers, with a unit for each position and head.
+    Int8,
 }
 
 /// Where the model runs.
@@ -265,6 +276,11 @@ impl FromConfig for KvCacheConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
         Self {
             block_size: section.value("block_size", BLOCK_SIZE, a_block_size()),
+            dtype: section.choice(
+                "dtype",
+                CacheDtype::Auto,
+                &[("auto", CacheDtype::Auto), ("int8", CacheDtype::Int8)],
+            ),
             memory: section.value("memory", CACHE_MEMORY, some_memory()),
             prefix_caching: section.value("prefix_caching", true, any()),
         }
@@ -432,7 +448,12 @@ mod tests {
         assert_eq!(config.model.folder, PathBuf::from("models/m"));
         assert_eq!(
             config.kv_cache,
-            KvCacheConfig { block_size: 16, memory: ByteSize(1 << 29), prefix_caching: true }
+            KvCacheConfig {
+                block_size: 16,
+                dtype: CacheDtype::Auto,
+                memory: ByteSize(1 << 29),
+                prefix_caching: true
+            }
         );
         assert_eq!(config.scheduler.capacity(), 320);
     }
@@ -440,7 +461,7 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let text = problems(
-            "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\nweights = \"int4\"\n[kv_cache]\nblock_size = 24\nmemory = \"lots\"\n\
+            "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\nweights = \"int4\"\n[kv_cache]\nblock_size = 24\ndtype = \"f8\"\nmemory = \"lots\"\n\
              [scheduler]\nmax_batched_tokens = 16\nprefill_price = 3\n",
         );
         for path in [
@@ -448,6 +469,7 @@ mod tests {
             "model.dtype",
             "model.weights",
             "kv_cache.block_size",
+            "kv_cache.dtype",
             "kv_cache.memory",
             "scheduler.max_batched_tokens",
             "scheduler.decode_price",

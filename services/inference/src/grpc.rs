@@ -155,6 +155,7 @@ impl InferenceService for Inference {
             model_id,
             architecture: info.architecture,
             dtype: info.dtype,
+            kv_dtype: info.kv_dtype,
             device: info.device,
             vocabulary_size: count(info.vocabulary_size),
             context_length: count(self.served.context_length),

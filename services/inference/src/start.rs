@@ -6,7 +6,7 @@ use weft_runtime::{BoxError, Context, Services};
 
 use crate::{
     adapters::Adapters,
-    config::{Config, ModelConfig},
+    config::{CacheDtype, Config, ModelConfig},
     constraint::{Compiler, ConstraintMetrics, Source},
     engine::{EngineHandle, Pace, Places, Plan, Started, start_stepped as step_as_task, start_thread},
     error::StartError,
@@ -43,8 +43,8 @@ pub async fn start(config: Config, context: Context) -> Result<Services, StartEr
 /// # Errors
 /// The model, the cache or the first steps.
 pub async fn run(config: Config, context: Context) -> Result<Running, StartError> {
-    let model = config.model.clone();
-    start_with(config, context, move || load(&model)).await
+    let (model, cache) = (config.model.clone(), config.kv_cache.dtype);
+    start_with(config, context, move || load(&model, cache)).await
 }
 
 /// Starts the service with any model. `factory` runs on the engine's thread, which then owns what it made.
@@ -117,6 +117,7 @@ async fn serve(config: &Config, started: Started, context: &Context) -> Result<R
         model = model_id,
         architecture = info.architecture,
         dtype = info.dtype,
+        kv_dtype = info.kv_dtype,
         device = info.device,
         parameters = info.parameters,
         context_length,
@@ -155,10 +156,10 @@ fn model_id(config: &ModelConfig) -> String {
 }
 
 #[cfg(feature = "torch")]
-fn load(config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
+fn load(config: &ModelConfig, cache: CacheDtype) -> Result<Box<dyn Model>, BoxError> {
     use crate::{
         config::{Device, Dtype},
-        model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+        model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     };
     let torch = TorchConfig {
         folder: config.folder.clone(),
@@ -167,6 +168,10 @@ fn load(config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
             Dtype::F32 => DtypeChoice::F32,
             Dtype::BF16 => DtypeChoice::BF16,
             Dtype::F16 => DtypeChoice::F16,
+        },
+        cache: match cache {
+            CacheDtype::Auto => CacheChoice::AsWeights,
+            CacheDtype::Int8 => CacheChoice::Int8,
         },
         weights: config.weights,
         device: match config.device {
@@ -180,6 +185,6 @@ fn load(config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
 }
 
 #[cfg(not(feature = "torch"))]
-fn load(_config: &ModelConfig) -> Result<Box<dyn Model>, BoxError> {
+fn load(_config: &ModelConfig, _cache: CacheDtype) -> Result<Box<dyn Model>, BoxError> {
     Err(StartError::NoBackend.into())
 }

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use weft_inference::{
     Config,
     engine::{EngineHandle, Event, Finished},
-    model::torch::{DeviceChoice, DtypeChoice, TorchConfig, load},
+    model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
     sampler::{Choice, SamplingParams},
     start_with,
@@ -29,6 +29,7 @@ async fn engine(model: &str, prefix_caching: bool) -> (EngineHandle, Context) {
     let torch = TorchConfig {
         folder,
         dtype: DtypeChoice::Auto,
+        cache: CacheChoice::AsWeights,
         weights: None,
         device: DeviceChoice::Cpu,
         threads: 2,

@@ -226,6 +226,7 @@ impl InferenceService for Inference {
             model_id: MODEL.to_owned(),
             architecture: "ScriptedForCausalLM".to_owned(),
             dtype: "f32".to_owned(),
+            kv_dtype: "f32".to_owned(),
             device: "cpu".to_owned(),
             vocabulary_size: 1_000,
             context_length: 100,

@@ -28,6 +28,8 @@ pub(super) unsafe trait Plain: Copy + Send + Sync + 'static {}
 unsafe impl Plain for f32 {}
 // SAFETY: plain bytes.
 unsafe impl Plain for u8 {}
+// SAFETY: plain bytes.
+unsafe impl Plain for i8 {}
 // SAFETY: transparent over u16.
 unsafe impl Plain for bf16 {}
 // SAFETY: transparent over u16.

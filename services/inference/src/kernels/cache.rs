@@ -3,6 +3,10 @@
 //! A tile is two by sixteen values: of a head's keys, two dimensions of sixteen positions, so that a score needs no sum
 //! across lanes; of its values, two positions of sixteen dimensions. In bf16 the two stand side by side, which is what the
 //! machine widens fastest.
+//!
+//! In int8, a head's keys at one position have a unit of their own, and so have its values: the largest magnitude over 127.
+//! Scores are multiplied by the units of keys, and what values are weighted with by theirs: once for each position, outside
+//! of the products.
 
 use half::{bf16, f16};
 
@@ -30,12 +34,13 @@ pub(crate) struct Geometry {
 
 impl Geometry {
     /// Bytes of one position's keys and values, where blocks are whole lanes long.
-    pub(crate) fn token_bytes(&self, dtype: Dtype) -> usize {
-        let element = match dtype {
-            Dtype::F32 => size_of::<f32>(),
-            Dtype::Bf16 | Dtype::F16 => size_of::<u16>(),
+    pub(crate) fn token_bytes(&self, cache: CacheType) -> usize {
+        let (element, units) = match cache {
+            CacheType::Float(Dtype::F32) => (size_of::<f32>(), 0),
+            CacheType::Float(Dtype::Bf16 | Dtype::F16) => (size_of::<u16>(), 0),
+            CacheType::Int8 => (size_of::<i8>(), 2 * size_of::<f32>()),
         };
-        self.kv_heads * (self.head_dim + self.value_width()) * element
+        self.kv_heads * ((self.head_dim + self.value_width()) * element + units)
     }
 
     /// Query heads that share a key and value head.
@@ -68,6 +73,11 @@ impl Geometry {
         (block * self.kv_heads + head) * self.slots() * self.value_width()
     }
 
+    /// Index of the unit of a head's keys, or values, at a block's first slot.
+    pub(super) fn units_at(&self, block: usize, head: usize) -> usize {
+        (block * self.kv_heads + head) * self.slots()
+    }
+
     /// From a head's first key tile to the tile of dimensions `2 * pair` and `2 * pair + 1` at slots from `slot` on.
     pub(super) fn key_tile(&self, pair: usize, slot: usize) -> usize {
         (pair * self.slots() + slot / WIDTH * WIDTH) * 2
@@ -91,12 +101,26 @@ pub(super) enum Store {
     F32(Pages<f32>),
     Bf16(Pages<bf16>),
     F16(Pages<f16>),
+    Int8(Pages<i8>),
+}
+
+/// The type of keys and values in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheType {
+    /// As weights.
+    Float(Dtype),
+    /// 8-bit numbers in units of their own for each position and head.
+    Int8,
 }
 
 #[derive(Debug)]
 pub(super) struct Pages<T> {
     pub(super) keys: Buffer<T>,
     pub(super) values: Buffer<T>,
+    /// Of each block, head and slot, where the type has units; else empty.
+    pub(super) key_units: Buffer<f32>,
+    /// As above.
+    pub(super) value_units: Buffer<f32>,
 }
 
 impl LayerCache {
@@ -104,11 +128,12 @@ impl LayerCache {
     ///
     /// # Errors
     /// There is no such amount of memory.
-    pub(crate) fn new(geometry: Geometry, dtype: Dtype) -> Result<Self, OutOfMemory> {
-        let store = match dtype {
-            Dtype::F32 => Store::F32(Pages::new(&geometry)?),
-            Dtype::Bf16 => Store::Bf16(Pages::new(&geometry)?),
-            Dtype::F16 => Store::F16(Pages::new(&geometry)?),
+    pub(crate) fn new(geometry: Geometry, cache: CacheType) -> Result<Self, OutOfMemory> {
+        let store = match cache {
+            CacheType::Float(Dtype::F32) => Store::F32(Pages::new(&geometry)?),
+            CacheType::Float(Dtype::Bf16) => Store::Bf16(Pages::new(&geometry)?),
+            CacheType::Float(Dtype::F16) => Store::F16(Pages::new(&geometry)?),
+            CacheType::Int8 => Store::Int8(Pages::new(&geometry)?),
         };
         Ok(Self { geometry, store })
     }
@@ -116,28 +141,35 @@ impl LayerCache {
 
 #[cfg(test)]
 impl LayerCache {
-    /// Writes `value` everywhere.
+    /// Writes `value` everywhere, as units too.
     pub(super) fn fill(&mut self, value: f32) {
         fn fill<T: Element>(pages: &mut Pages<T>, value: f32) {
             pages.keys.fill(T::narrow(value));
             pages.values.fill(T::narrow(value));
+            pages.key_units.fill(value);
+            pages.value_units.fill(value);
         }
         match &mut self.store {
             Store::F32(pages) => fill(pages, value),
             Store::Bf16(pages) => fill(pages, value),
             Store::F16(pages) => fill(pages, value),
+            Store::Int8(pages) => fill(pages, value),
         }
     }
 }
 
-impl<T: Plain> Pages<T> {
+impl<T: Element> Pages<T> {
     fn new(geometry: &Geometry) -> Result<Self, OutOfMemory> {
         let overflow = OutOfMemory { bytes: usize::MAX };
         let key_block = geometry.keys_at(1, 0);
         let value_block = geometry.values_at(1, 0);
+        let units_block = if T::HAS_UNITS { geometry.units_at(1, 0) } else { 0 };
+        let of_all = |block: usize| geometry.blocks.checked_mul(block).ok_or(overflow);
         Ok(Self {
-            keys: Buffer::zeroed(geometry.blocks.checked_mul(key_block).ok_or(overflow)?)?,
-            values: Buffer::zeroed(geometry.blocks.checked_mul(value_block).ok_or(overflow)?)?,
+            keys: Buffer::zeroed(of_all(key_block)?)?,
+            values: Buffer::zeroed(of_all(value_block)?)?,
+            key_units: Buffer::zeroed(of_all(units_block)?)?,
+            value_units: Buffer::zeroed(of_all(units_block)?)?,
         })
     }
 }
@@ -146,6 +178,13 @@ impl<T: Plain> Pages<T> {
 pub(super) trait Element: Plain {
     /// What they are multiplied with.
     type Factor<L: Lanes>: Factor<L>;
+    /// Whether there are units beside them.
+    const HAS_UNITS: bool = false;
+    /// What a head's keys, or values, at one position are divided by.
+    #[inline(always)]
+    fn unit(_: &[f32]) -> f32 {
+        1.0
+    }
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
     /// Where in a tile the value of `row` (0 or 1) and `lane` stands.
@@ -193,6 +232,32 @@ impl Element for f16 {
     unsafe fn load_tile<L: Lanes>(tile: *const Self, step: usize, _: bool) -> L {
         // SAFETY: passed on to the caller.
         unsafe { L::load_f16(tile.add(step * WIDTH)) }
+    }
+}
+
+impl Element for i8 {
+    type Factor<L: Lanes> = f32;
+    const HAS_UNITS: bool = true;
+    #[inline(always)]
+    fn unit(values: &[f32]) -> f32 {
+        let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        // Codes have no room for what is not a number or infinite: the unit tells, since 0 times it is not a number.
+        let none: f32 = values.iter().map(|value| value * 0.0).sum();
+        largest / 127.0 + none
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        // What is not a number becomes 0: so does 0 over a unit of 0.
+        value.round_ties_even() as Self
+    }
+    #[inline(always)]
+    fn place(row: usize, lane: usize) -> usize {
+        row * WIDTH + lane
+    }
+    #[inline(always)]
+    unsafe fn load_tile<L: Lanes>(tile: *const Self, step: usize, _: bool) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_i8(tile.add(step * WIDTH)) }
     }
 }
 

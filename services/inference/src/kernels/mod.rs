@@ -44,7 +44,7 @@ mod tests;
 
 pub(crate) use attention::{HeadNorms, Layer, Plan, Sequence};
 pub(crate) use buffer::Arena;
-pub(crate) use cache::{Geometry, LayerCache};
+pub(crate) use cache::{CacheType, Geometry, LayerCache};
 pub(crate) use cuda::{
     Attend, Coded, Enter, Gpu, GpuError, Heads, Linear, Ragged, Recording, Shares, flash_attention,
     load_libtorch_cuda,
@@ -83,7 +83,7 @@ impl Cpu {
     }
 }
 
-/// The type of weights and cache in memory.
+/// The type of weights in memory, and of keys and values where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dtype {
     /// 32-bit floats.

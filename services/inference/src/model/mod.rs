@@ -84,6 +84,8 @@ pub struct ModelInfo {
     pub architecture: String,
     /// The type of its weights in memory: `f32`, `bf16` or `f16`, or their format in fewer bits: `int8`, `int4-g32`.
     pub dtype: String,
+    /// The type of keys and values in memory: `f32`, `bf16`, `f16` or `int8`.
+    pub kv_dtype: String,
     /// Where it runs: `cpu` or `cuda:N`.
     pub device: String,
     /// Logits per position.

@@ -17,7 +17,7 @@ use weft_runtime::{Context, Process, RuntimeConfig};
 
 use super::{handle::Door, inbox::Inbox, *};
 use crate::{
-    config::{ByteSize, KvCacheConfig},
+    config::{ByteSize, CacheDtype, KvCacheConfig},
     metrics::EngineMetrics,
     model::scripted::{Controls, Scripted},
     request::Generate,
@@ -74,6 +74,7 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
         model_id: "scripted".to_owned(),
         kv_cache: KvCacheConfig {
             block_size: BLOCK_SIZE,
+            dtype: CacheDtype::Auto,
             memory: ByteSize(setup.blocks * BLOCK_SIZE as u64 * BYTES_PER_TOKEN),
             prefix_caching: setup.prefix_caching,
         },

@@ -33,8 +33,10 @@ struct Progress<F> {
     queries: Vec<F>,
     /// `[queries, slots of a span]`: scores of the span at hand.
     scores: Vec<f32>,
-    /// As `scores`: their exponentials.
+    /// As `scores`: their exponentials, in units of the values where these have any.
     weights: Vec<F>,
+    /// `[slots of a span]`: the units of the values at hand; empty where there are none.
+    units: Vec<f32>,
     /// Over the share at hand.
     sums: Sums,
     /// What the sums so far shrink by because a larger score appeared.
@@ -109,6 +111,7 @@ impl<T: Element> Attend<'_, T> {
             queries: narrowed,
             scores: vec![0.0; queries * self.span_slots()],
             weights: vec![T::Factor::<L>::default(); queries * self.span_slots()],
+            units: vec![0.0; if T::HAS_UNITS { self.span_slots() } else { 0 }],
             sums: Sums::default(),
             shrink: vec![0.0; queries],
         }
@@ -126,6 +129,7 @@ impl<T: Element> Attend<'_, T> {
             span.extend((first..end.min(first + self.span_blocks())).map(|number| self.block(number)));
             // SAFETY: passed on to the caller; the plan has checked the blocks.
             unsafe {
+                self.fetch_units(&span, &mut progress.units);
                 self.score_all::<L>(&span, progress);
                 let joined = self.joined(&span);
                 self.soften_all::<L>(joined.as_ref().map_or(&span, std::slice::from_ref), progress);
@@ -133,6 +137,15 @@ impl<T: Element> Attend<'_, T> {
             }
         }
         std::mem::take(&mut progress.sums)
+    }
+
+    /// Brings the units of a span's values together.
+    fn fetch_units(&self, span: &[Block], units: &mut [f32]) {
+        let (geometry, head) = (&self.plan.geometry, self.item.kv_head);
+        for block in span.iter().filter(|_| T::HAS_UNITS) {
+            let from = &self.pages.value_units[geometry.units_at(block.index, head)..][..geometry.slots()];
+            units[block.place..][..geometry.slots()].copy_from_slice(from);
+        }
     }
 
     /// Blocks that at least one query may see.
@@ -251,9 +264,12 @@ impl<T: Element> Attend<'_, T> {
                     }
                 }
             }
+            let units = self.pages.key_units.as_ptr();
+            let units = units.wrapping_add(geometry.units_at(block.index, self.item.kv_head) + slot);
             for (n, sums) in sums.iter().enumerate() {
                 for (c, sum) in sums.iter().enumerate() {
                     let at = (query + n) * self.span_slots() + block.place + slot + c * WIDTH;
+                    let sum = if T::HAS_UNITS { sum.mul(L::load(units.add(c * WIDTH))) } else { *sum };
                     sum.store(progress.scores.as_mut_ptr().add(at));
                 }
             }
@@ -288,7 +304,8 @@ impl<T: Element> Attend<'_, T> {
                 let mut total = L::splat(0.0);
                 for block in span {
                     let slots = block.place..block.place + block.visible.next_multiple_of(WIDTH);
-                    let (scores, weights) = (&scores[slots.clone()], &mut weights[slots]);
+                    let units = T::HAS_UNITS.then(|| &progress.units[slots.clone()]);
+                    let (scores, weights) = ((&scores[slots.clone()], units), &mut weights[slots]);
                     total = total.add(exponentials::<L, _>(scores, weights, seen(block), largest));
                 }
                 let shrink = shrink::<L>(before, largest);
@@ -453,10 +470,11 @@ unsafe fn largest_of<L: Lanes>(scores: &[f32], seen: usize) -> f32 {
     }
 }
 
-/// Writes `e^(score - largest)` of the first `seen` scores and zero for the others; returns sums of them in sixteen lanes.
+/// Writes `e^(score - largest)` of the first `seen` scores, times the units where there are any, and zero for the others;
+/// returns sums of the exponentials in sixteen lanes.
 #[inline(always)]
 unsafe fn exponentials<L: Lanes, F: Factor<L>>(
-    scores: &[f32],
+    (scores, units): (&[f32], Option<&[f32]>),
     weights: &mut [F],
     seen: usize,
     largest: f32,
@@ -470,8 +488,15 @@ unsafe fn exponentials<L: Lanes, F: Factor<L>>(
             // Slots beyond `seen` may hold anything, NaN too: they are cut off before and after.
             let score = L::load(scores.as_ptr()).first(count, largest);
             let weight = exp(score.sub(L::splat(largest))).first(count, 0.0);
-            F::store(weight, weights.as_mut_ptr());
             total = total.add(weight);
+            let weight = match units {
+                Some(units) => {
+                    let units = &units[index * WIDTH..][..WIDTH];
+                    weight.mul(L::load(units.as_ptr())).first(count, 0.0)
+                }
+                None => weight,
+            };
+            F::store(weight, weights.as_mut_ptr());
         }
         total
     }

@@ -14,6 +14,10 @@ use crate::kernels::{
 pub(super) struct Target<T: Element> {
     pub(super) keys: SharedMut<T>,
     pub(super) values: SharedMut<T>,
+    /// Empty where the type has no units.
+    pub(super) key_units: SharedMut<f32>,
+    /// As above.
+    pub(super) value_units: SharedMut<f32>,
 }
 
 /// One row.
@@ -50,13 +54,23 @@ impl<T: Element> Kernel for Enter<'_, T> {
             unsafe { norm::<L>(key, self.norms.map(|norms| (&*norms.key, norms.epsilon))) }
             rotate(key, cos, sin);
             let (keys_at, values_at) = (geometry.keys_at(block, head), geometry.values_at(block, head));
+            let (key_unit, value_unit) = (T::unit(key), T::unit(value));
+            if T::HAS_UNITS {
+                let at = geometry.units_at(block, head) + slot;
+                // SAFETY: as below.
+                unsafe {
+                    *self.target.key_units.at(at) = key_unit;
+                    *self.target.value_units.at(at) = value_unit;
+                }
+            }
+            let (keys_per, values_per) = (1.0 / key_unit, 1.0 / value_unit);
             for (dim, (key, value)) in key.iter().zip(value).enumerate() {
                 let key_place = geometry.key_tile(dim / 2, slot) + T::place(dim % 2, slot % WIDTH);
                 let value_place = geometry.value_tile(slot / 2, dim) + T::place(slot % 2, dim % WIDTH);
                 // SAFETY: the plan has checked the block against the cache, and no other row has this slot.
                 unsafe {
-                    *self.target.keys.at(keys_at + key_place) = T::narrow(*key);
-                    *self.target.values.at(values_at + value_place) = T::narrow(*value);
+                    *self.target.keys.at(keys_at + key_place) = T::narrow(*key * keys_per);
+                    *self.target.values.at(values_at + value_place) = T::narrow(*value * values_per);
                 }
             }
         }

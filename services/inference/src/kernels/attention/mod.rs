@@ -69,6 +69,7 @@ impl Cpu {
             Store::F32(pages) => self.attention_in(qkv, norms, (plan, pages), output),
             Store::Bf16(pages) => self.attention_in(qkv, norms, (plan, pages), output),
             Store::F16(pages) => self.attention_in(qkv, norms, (plan, pages), output),
+            Store::Int8(pages) => self.attention_in(qkv, norms, (plan, pages), output),
         }
     }
 
@@ -83,6 +84,8 @@ impl Cpu {
         let target = enter::Target {
             keys: SharedMut::new(&mut pages.keys),
             values: SharedMut::new(&mut pages.values),
+            key_units: SharedMut::new(&mut pages.key_units),
+            value_units: SharedMut::new(&mut pages.value_units),
         };
         self.each_row(qkv, plan.geometry.row_width(), &|row, values| {
             isa.run(enter::Enter { row, values, norms, plan, target });

@@ -49,6 +49,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads and widens sixteen values.
     unsafe fn load_f16(from: *const f16) -> Self;
+    /// Reads and widens sixteen values.
+    unsafe fn load_i8(from: *const i8) -> Self;
     /// Writes sixteen values.
     unsafe fn store(self, to: *mut f32);
     /// Rounds to the nearest (ties to even) and writes sixteen values.

@@ -41,6 +41,12 @@ impl Lanes for Portable {
         Self(values.map(f16::to_f32))
     }
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: see above.
+        let values = unsafe { from.cast::<[i8; WIDTH]>().read_unaligned() };
+        Self(values.map(f32::from))
+    }
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: see above.
         unsafe { to.cast::<[f32; WIDTH]>().write_unaligned(self.0) }

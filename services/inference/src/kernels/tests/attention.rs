@@ -1,7 +1,15 @@
 use half::{bf16, f16};
 
 use super::{cpus, random};
-use crate::kernels::{Cpu, Dtype, Geometry, HeadNorms, Layer, LayerCache, Plan, Sequence};
+use crate::kernels::{CacheType, Cpu, Dtype, Geometry, HeadNorms, Layer, LayerCache, Plan, Sequence};
+
+/// How keys and values are stored.
+const TYPES: [CacheType; 4] = [
+    CacheType::Float(Dtype::F32),
+    CacheType::Float(Dtype::Bf16),
+    CacheType::Float(Dtype::F16),
+    CacheType::Int8,
+];
 
 /// Shapes of heads and blocks that the kernels meet: whole lanes, and everything beside them.
 const GEOMETRIES: &[Geometry] = &[
@@ -69,9 +77,9 @@ fn step(
 }
 
 /// Runs the prefixes first, then the rows that count.
-fn run(cpu: &mut Cpu, geometry: Geometry, dtype: Dtype, norms: Option<&HeadNorms>) -> Vec<f32> {
+fn run(cpu: &mut Cpu, geometry: Geometry, stored: CacheType, norms: Option<&HeadNorms>) -> Vec<f32> {
     let cases = cases(&geometry);
-    let mut cache = LayerCache::new(geometry, dtype).unwrap();
+    let mut cache = LayerCache::new(geometry, stored).unwrap();
     let prefixes: Vec<_> = cases.iter().map(|case| 0..case.length - case.rows).collect();
     step(cpu, &mut cache, &cases, &prefixes, norms);
     let rows: Vec<_> = cases.iter().map(|case| case.length - case.rows..case.length).collect();
@@ -150,20 +158,21 @@ fn attention_is_that_of_plain_loops() {
         };
         for norms in [None, Some(&norms)] {
             let expected = expected(geometry, norms);
-            // Keys and values are rounded to what the type holds.
-            let kinds = [
-                (Dtype::F32, 1e-5),
-                (Dtype::Bf16, 4.0 * bf16::EPSILON.to_f64()),
-                (Dtype::F16, 4.0 * f16::EPSILON.to_f64()),
-            ];
-            for (dtype, tolerance) in kinds {
+            // Keys and values are rounded to what the type holds: int8 by half a unit, which is the largest over 127.
+            let tolerance = |stored| match stored {
+                CacheType::Float(Dtype::F32) => 1e-5,
+                CacheType::Float(Dtype::Bf16) => 4.0 * bf16::EPSILON.to_f64(),
+                CacheType::Float(Dtype::F16) => 4.0 * f16::EPSILON.to_f64(),
+                CacheType::Int8 => 2.0 / 127.0,
+            };
+            for stored in TYPES {
                 for mut cpu in cpus() {
-                    let ours = run(&mut cpu, *geometry, dtype, norms);
+                    let ours = run(&mut cpu, *geometry, stored, norms);
                     super::assert_close(
                         &ours,
                         &expected,
-                        tolerance,
-                        &format!("{geometry:?} {dtype:?} {cpu:?}"),
+                        tolerance(stored),
+                        &format!("{geometry:?} {stored:?} {cpu:?}"),
                     );
                 }
             }
@@ -172,8 +181,8 @@ fn attention_is_that_of_plain_loops() {
 }
 
 /// Each case's last rows, from one step over whole sequences in a cache that was full of `rubbish`.
-fn at_once(cpu: &mut Cpu, geometry: Geometry, dtype: Dtype, rubbish: f32) -> Vec<f32> {
-    let mut cache = LayerCache::new(geometry, dtype).unwrap();
+fn at_once(cpu: &mut Cpu, geometry: Geometry, stored: CacheType, rubbish: f32) -> Vec<f32> {
+    let mut cache = LayerCache::new(geometry, stored).unwrap();
     cache.fill(rubbish);
     let cases = cases(&geometry);
     let whole: Vec<_> = cases.iter().map(|case| 0..case.length).collect();
@@ -191,12 +200,34 @@ fn at_once(cpu: &mut Cpu, geometry: Geometry, dtype: Dtype, rubbish: f32) -> Vec
 #[test]
 fn neither_chunks_nor_what_unwritten_slots_hold_change_a_bit() {
     for geometry in GEOMETRIES {
-        for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        for stored in TYPES {
             for mut cpu in cpus() {
-                let in_chunks = run(&mut cpu, *geometry, dtype, None);
-                let at_once = at_once(&mut cpu, *geometry, dtype, f32::NAN);
-                assert_eq!(at_once, in_chunks, "{geometry:?} {dtype:?} {cpu:?}");
+                let in_chunks = run(&mut cpu, *geometry, stored, None);
+                let at_once = at_once(&mut cpu, *geometry, stored, f32::NAN);
+                assert_eq!(at_once, in_chunks, "{geometry:?} {stored:?} {cpu:?}");
             }
         }
     }
+}
+
+#[test]
+fn a_value_that_is_no_number_is_not_lost_in_whole_numbers() {
+    let geometry = Geometry { heads: 1, kv_heads: 1, head_dim: 16, blocks: 1, block_size: 16 };
+    for rubbish in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut case = Case { length: 2, rows: 2, blocks: vec![0], qkv: random(5, 2 * 48) };
+        // Of the first row's value.
+        case.qkv[32] = rubbish;
+        for mut cpu in cpus() {
+            let mut cache = LayerCache::new(geometry, CacheType::Int8).unwrap();
+            let output = step(&mut cpu, &mut cache, std::slice::from_ref(&case), &[0..2], None);
+            assert!(output.iter().all(|value| value.is_nan()), "{rubbish}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn a_token_takes_about_half_in_whole_numbers() {
+    let bytes = |stored| GEOMETRIES[0].token_bytes(stored);
+    assert_eq!(bytes(CacheType::Float(Dtype::Bf16)), 3 * 2 * 64 * 2);
+    assert_eq!(bytes(CacheType::Int8), 3 * 2 * (64 + 4));
 }

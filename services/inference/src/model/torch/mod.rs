@@ -36,8 +36,10 @@ use super::Model;
 pub struct TorchConfig {
     /// An HF folder: config.json, safetensors, and optionally generation_config.json and tokenizer.json.
     pub folder: PathBuf,
-    /// Type of plain weights and KV cache in memory.
+    /// Type of plain weights in memory.
     pub dtype: DtypeChoice,
+    /// Type of keys and values.
+    pub cache: CacheChoice,
     /// The format that matrices are quantized to while they are read; as the folder holds them where there is none.
     pub weights: Option<Format>,
     /// Where to compute.
@@ -46,7 +48,7 @@ pub struct TorchConfig {
     pub threads: usize,
 }
 
-/// Type of weights and KV cache in memory.
+/// Type of weights in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DtypeChoice {
     /// As config.json says; as the weights are stored where it says nothing.
@@ -58,6 +60,16 @@ pub enum DtypeChoice {
     BF16,
     /// IEEE 16-bit floats.
     F16,
+}
+
+/// Type of keys and values in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheChoice {
+    /// That of plain weights.
+    #[default]
+    AsWeights,
+    /// 8-bit numbers, with a unit for each position and head. On CPUs that our kernels are for.
+    Int8,
 }
 
 /// Where to compute.

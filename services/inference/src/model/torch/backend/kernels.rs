@@ -9,12 +9,12 @@ use weft_weights::{Codes, QuantizedMatrix};
 use super::{Adapted, Backend, Shape, lowrank::ForKernels, step};
 use crate::{
     kernels::{
-        self, Arena, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, LowRank, Matrix, MatrixError,
-        Mode, Plan, Sequence, Weights,
+        self, Arena, CacheType, Cpu, Dtype, Geometry, HeadNorms, Isa, Layer, LayerCache, LowRank, Matrix,
+        MatrixError, Mode, Plan, Sequence, Weights,
     },
     model::{
         Batch, ModelError, Values,
-        torch::{LoadError, rope::Rotations, weights::Weight},
+        torch::{CacheChoice, LoadError, rope::Rotations, weights::Weight},
     },
 };
 
@@ -23,6 +23,7 @@ use crate::{
 pub(in crate::model::torch) struct Kernels {
     cpu: Cpu,
     dtype: Dtype,
+    cache: CacheType,
     weights: Arena,
     /// Rows of earlier operations, to be used again.
     spare: Spare,
@@ -67,17 +68,32 @@ pub(in crate::model::torch) struct Norm {
 }
 
 impl Kernels {
-    /// With the best instructions of this machine and `threads` threads.
+    /// With some instructions of this machine and `threads` threads.
     ///
     /// # Errors
     /// The system gives no more threads.
-    pub(in crate::model::torch) fn new(isa: Isa, kind: Kind, threads: usize) -> std::io::Result<Self> {
+    pub(in crate::model::torch) fn new(
+        isa: Isa,
+        kind: Kind,
+        cache: CacheChoice,
+        threads: usize,
+    ) -> std::io::Result<Self> {
         let dtype = match kind {
             Kind::BFloat16 => Dtype::Bf16,
             Kind::Half => Dtype::F16,
             _ => Dtype::F32,
         };
-        Ok(Self { cpu: Cpu::new(isa, threads)?, dtype, weights: Arena::default(), spare: Spare::default() })
+        let cache = match cache {
+            CacheChoice::AsWeights => CacheType::Float(dtype),
+            CacheChoice::Int8 => CacheType::Int8,
+        };
+        Ok(Self {
+            cpu: Cpu::new(isa, threads)?,
+            dtype,
+            cache,
+            weights: Arena::default(),
+            spare: Spare::default(),
+        })
     }
 
     /// Rows whose content is arbitrary.
@@ -190,11 +206,11 @@ impl Backend for Kernels {
     }
 
     fn kv_bytes(&self, shape: &Shape) -> usize {
-        Self::geometry(shape).token_bytes(self.dtype)
+        Self::geometry(shape).token_bytes(self.cache)
     }
 
     fn cache(&mut self, shape: &Shape) -> Result<LayerCache, ModelError> {
-        LayerCache::new(Self::geometry(shape), self.dtype).map_err(step)
+        LayerCache::new(Self::geometry(shape), self.cache).map_err(step)
     }
 
     fn plan<'a>(

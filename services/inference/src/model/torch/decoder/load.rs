@@ -15,7 +15,7 @@ use crate::{
     model::{
         Model, ModelInfo,
         torch::{
-            DtypeChoice, LoadError, TorchConfig,
+            CacheChoice, DtypeChoice, LoadError, TorchConfig,
             adapter::Widths,
             backend::{Backend, Cuda, Kernels, Libtorch, Shape},
             config::{Generation, ModelConfig},
@@ -65,6 +65,7 @@ pub(in crate::model::torch) struct Source<'a> {
     model: ModelConfig,
     weights: Weights,
     kind: Kind,
+    cache: CacheChoice,
     device: Device,
     threads: usize,
 }
@@ -84,12 +85,12 @@ impl<'a> Source<'a> {
         if let Some(format) = config.weights {
             weights.quantize_to(format, threads)?;
         }
-        Ok(Self { folder: &config.folder, model, weights, kind, device, threads })
+        Ok(Self { folder: &config.folder, model, weights, kind, cache: config.cache, device, threads })
     }
 
     /// A decoder on our kernels.
     pub(in crate::model::torch) fn on_kernels(self, isa: Isa) -> Result<Box<dyn Model>, LoadError> {
-        let kernels = Kernels::new(isa, self.kind, self.threads);
+        let kernels = Kernels::new(isa, self.kind, self.cache, self.threads);
         let kernels =
             kernels.map_err(|error| LoadError::Device { device: "cpu".into(), reason: error.to_string() })?;
         Ok(Box::new(self.decoder(kernels)?))
@@ -97,6 +98,7 @@ impl<'a> Source<'a> {
 
     /// A decoder on a GPU.
     pub(in crate::model::torch) fn on_cuda(self) -> Result<Box<dyn Model>, LoadError> {
+        self.refuse_int8_cache()?;
         let model = &self.model;
         let heads = Heads { queries: model.heads, keys: model.kv_heads, width: model.head_dim };
         let cuda = Cuda::new(self.device, self.kind, heads, model.context)?;
@@ -105,9 +107,22 @@ impl<'a> Source<'a> {
 
     /// A decoder on libtorch's operators.
     pub(in crate::model::torch) fn on_libtorch(self) -> Result<Box<dyn Model>, LoadError> {
+        self.refuse_int8_cache()?;
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         let libtorch = Libtorch::new(self.device, self.kind);
         Ok(Box::new(self.decoder(libtorch)?))
+    }
+
+    /// Only our kernels for CPUs have it.
+    fn refuse_int8_cache(&self) -> Result<(), LoadError> {
+        match self.cache {
+            CacheChoice::AsWeights => Ok(()),
+            CacheChoice::Int8 => Err(LoadError::Device {
+                device: device::name(self.device),
+                reason: "kv_cache.dtype is int8, which only CPUs with AVX2 or AVX-512 have; it must be auto"
+                    .into(),
+            }),
+        }
     }
 
     /// Reads all weights.
@@ -243,6 +258,10 @@ impl<'a> Source<'a> {
     fn info(self, kv_bytes_per_token: usize) -> Result<ModelInfo, LoadError> {
         let generation = Generation::read(self.folder)?;
         Ok(ModelInfo {
+            kv_dtype: match self.cache {
+                CacheChoice::AsWeights => float_name(self.kind).into(),
+                CacheChoice::Int8 => "int8".into(),
+            },
             dtype: self.weights.format().map_or(float_name(self.kind), Format::name).into(),
             device: device::name(self.device),
             vocabulary_size: self.model.vocabulary,

@@ -11,7 +11,7 @@ use weft_weights::{Format, Group};
 use super::{
     Driver, adapters,
     driver::Sequence,
-    golden,
+    golden, on_cpu,
     quantized::{distance, quantized_from, widened},
     repository, served, smollm2,
 };
@@ -27,8 +27,7 @@ fn on_gpu(folder: &Path, dtype: DtypeChoice) -> Option<Driver> {
 
 /// As above, quantized.
 fn on_gpu_as(folder: &Path, dtype: DtypeChoice, weights: Option<Format>) -> Option<Driver> {
-    let config =
-        TorchConfig { folder: folder.into(), dtype, weights, device: DeviceChoice::Cuda(0), threads: 2 };
+    let config = TorchConfig { weights, device: DeviceChoice::Cuda(0), ..on_cpu(folder.into(), dtype) };
     match load(&config) {
         Ok(model) => {
             assert_eq!(model.info().device, "cuda:0");

@@ -1,6 +1,7 @@
 //! Whole models against the outputs that transformers gave (tests/golden).
 
 mod adapters;
+mod cache;
 mod driver;
 mod folders;
 mod golden;
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 use driver::Driver;
 
-use super::{DeviceChoice, DtypeChoice, TorchConfig, decoder::Source};
+use super::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, decoder::Source};
 use crate::kernels::Isa;
 
 /// A path in the repository.
@@ -23,7 +24,14 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn on_cpu(folder: PathBuf, dtype: DtypeChoice) -> TorchConfig {
-    TorchConfig { folder, dtype, weights: None, device: DeviceChoice::Cpu, threads: 2 }
+    TorchConfig {
+        folder,
+        dtype,
+        cache: CacheChoice::AsWeights,
+        weights: None,
+        device: DeviceChoice::Cpu,
+        threads: 2,
+    }
 }
 
 /// The model as it is served.

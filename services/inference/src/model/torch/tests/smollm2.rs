@@ -75,17 +75,16 @@ pub(super) fn check_answers(mut driver: Driver) {
 pub(super) fn check_logits(mut driver: Driver) {
     let golden: Logits = golden("smollm2_logits.json");
     let mut sequence = Sequence::new(&golden.input_ids);
+    let (mut worst, mut at) = (0.0, 0);
     for (position, (logsumexp, top)) in golden.logsumexp.iter().zip(&golden.top20).enumerate() {
         let logits = driver.step(&mut [(&mut sequence, 1, Wanted::LastLogits)]).logits;
-        for (id, logit) in top {
-            let ours = logits[*id as usize];
-            assert!(
-                (ours - logit).abs() < 2e-3,
-                "position {position}: logit {id} is {ours}, expected {logit}"
-            );
+        let of_top = top.iter().map(|(id, logit)| f64::from((logits[*id as usize] - logit).abs()));
+        let off = of_top.fold((super::logsumexp(&logits) - logsumexp).abs(), f64::max);
+        if off > worst {
+            (worst, at) = (off, position);
         }
-        assert!((super::logsumexp(&logits) - logsumexp).abs() < 2e-3, "position {position}");
     }
+    assert!(worst < 2e-3, "logits are up to {worst} off, at position {at}");
 }
 
 #[derive(Debug, Deserialize)]
