@@ -34,6 +34,8 @@ pub(crate) struct Scarce {
     pub(crate) knob: &'static str,
     /// What it is now.
     pub(crate) limit: u64,
+    /// What the configuration says: more, where the limit was lowered because requests wait in inference's queue.
+    pub(crate) configured: u64,
     /// What there is of what it bounds.
     pub(crate) used: u64,
 }
@@ -78,9 +80,12 @@ impl Cause {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Scarce { knob, limit, used } = self.scarce;
+        let Scarce { knob, limit, configured, used } = self.scarce;
         let what = if knob.ends_with("tokens_in_flight") { "tokens" } else { "requests" };
-        write!(f, "{used} {what} are in flight and {knob} is {limit}")?;
+        write!(f, "{used} {what} are in flight and {knob} is {configured}")?;
+        if limit < configured {
+            write!(f, ", lowered to {limit} because requests wait in inference's queue")?;
+        }
         match &self.cause {
             Cause::InFlight => {}
             Cause::Wait(knob) => write!(f, "; the wait would be longer than {knob} allows")?,
@@ -117,10 +122,11 @@ impl Refusal {
             Cause::Share { .. } => "TENANT_SHARE_FULL",
             Cause::Wait(_) | Cause::Waited(_) | Cause::Deadline | Cause::LineFull => "OVERLOADED",
         };
-        let Scarce { knob, limit, used } = self.scarce;
+        let Scarce { knob, limit, configured, used } = self.scarce;
         let mut metadata = vec![
             ("knob", knob.to_owned()),
             ("value", limit.to_string()),
+            ("configured", configured.to_string()),
             ("in_flight", used.to_string()),
             ("cause", self.cause.name().to_owned()),
             ("waiting", self.waiting.to_string()),

@@ -139,7 +139,12 @@ impl Room {
         let one = Load { requests: 1, tokens: 0 };
         Refusal {
             cause: Cause::InFlight,
-            scarce: Scarce { knob: "admission.max_in_flight", limit: limit as u64, used: limit as u64 },
+            scarce: Scarce {
+                knob: "admission.max_in_flight",
+                limit: limit as u64,
+                configured: limit as u64,
+                used: limit as u64,
+            },
             waiting: self.line.len(),
             wait: None,
             retry_after: self.drain.time_for(one, self.used).unwrap_or(self.config.retry_after),
@@ -280,7 +285,10 @@ impl Room {
         } else {
             cause
         };
-        let scarce = Scarce { knob, limit: pick(self.whole()), used: pick(self.used) };
+        let configured =
+            Load { requests: self.config.max_running as u64, tokens: self.config.max_tokens_in_flight };
+        let scarce =
+            Scarce { knob, limit: pick(self.whole()), configured: pick(configured), used: pick(self.used) };
         let retry_after = wait.unwrap_or(self.config.retry_after);
         Refusal { cause, scarce, waiting: self.line.len(), wait, retry_after }
     }

@@ -284,6 +284,24 @@ fn nobody_waits_beyond_a_deadline_and_what_is_too_large_is_let_in_alone() {
     assert_eq!((room.used(), room.waiting()), (Load::default(), 0));
 }
 
+#[test]
+fn a_refusal_says_that_the_limit_was_lowered_and_from_what() {
+    let mut room = room("max_tokens_in_flight = 10_000\nmin_tokens_in_flight = 1_000");
+    let start = Instant::now();
+    let large = Asked { load: Load::of(9_000), ..asked("", 0) };
+    assert!(matches!(room.arrive(large, start), Ok(Entry::In)));
+    for at in 0..6 {
+        let now = start + Duration::from_millis(100 * at);
+        room.started(Started { sent: now, queued: Duration::from_secs(9) }, now);
+    }
+    room.drain.left(WORK, Duration::ZERO);
+    let hurried = Asked { deadline: Some(start + Duration::from_millis(900)), ..asked("", 0) };
+    let text = room.arrive(hurried, start + Duration::from_millis(600)).unwrap_err().to_string();
+    let expected = "9000 tokens are in flight and admission.max_tokens_in_flight is 10000, lowered to 2250 because \
+                    requests wait in inference's queue";
+    assert!(text.starts_with(expected), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn dropping_a_permit_or_a_wait_makes_room() {
     let config = parse("max_running = 1\nmax_wait = \"1s\"", &[]).unwrap();
