@@ -123,8 +123,11 @@ impl<'a> Section<'a> {
         let in_env = self.env.children(&self.path);
         let mut unknown: Vec<&str> = in_file.chain(in_env).filter(|key| !self.knows(key)).collect();
         unknown.dedup();
+        // Where several services share an environment, the file is not to blame.
+        let place = |key| if self.raw(key).is_some() { "" } else { " (from the environment)" };
+        let rule = |key| format!("unknown key{}{}", place(key), meant(key, &self.known));
         let rules: Vec<(String, String)> =
-            unknown.into_iter().map(|key| (self.path_of(key), unknown_key(key, &self.known))).collect();
+            unknown.into_iter().map(|key| (self.path_of(key), rule(key))).collect();
         self.problems.extend(rules.into_iter().map(|(path, rule)| Problem { path, found: None, rule }));
     }
 
@@ -207,11 +210,10 @@ impl<'a> Section<'a> {
     }
 }
 
-fn unknown_key(key: &str, known: &[String]) -> String {
+/// A question after a known key that is written nearly the same; nothing where there is none.
+fn meant(key: &str, known: &[String]) -> String {
     let near =
         known.iter().map(|name| (strsim::jaro_winkler(key, name), name)).filter(|(score, _)| *score >= NEAR);
-    match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((_, name)) => format!("unknown key; did you mean `{name}`?"),
-        None => "unknown key".to_owned(),
-    }
+    near.max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"))
 }

@@ -175,7 +175,8 @@ fn problems_of_the_environment_say_where_they_come_from() {
     let env = [("WEFT__CACHE__BLOCK_SIZE", "many"), ("WEFT__CACHE__BLOKC_SIZE", "1")];
     let expected = [
         "cache.block_size = many (from the environment)   must be a whole number that is not negative",
-        "cache.blokc_size                                 unknown key; did you mean `block_size`?",
+        "cache.blokc_size                                 unknown key (from the environment); did you mean \
+         `block_size`?",
     ];
     assert_eq!(problems(GOOD, &env), expected);
 }
