@@ -108,16 +108,18 @@ def inside_gate(weights: str) -> bool | None:
 
 
 def gate_notes(race: Race) -> list[str]:
-    """What is known of the quality of Weft's smaller formats; one that is outside the gate is not judged."""
-    verdicts = {True: "inside", False: "outside (not judged)", None: "not known to be inside (`make quality`)"}
+    """What is known of the quality of Weft's smaller formats."""
+    outside = "outside" if len(race.weft) == 1 else "outside (so not judged among others)"
+    verdicts = {True: "inside", False: outside, None: "not known to be inside (`make quality`)"}
     smaller = [one.format for one in race.weft if one.format != "bf16"]
     return [f"weft {one}: {verdicts[inside_gate(one)]} the quality gate" for one in smaller]
 
 
 def judge(race: Race, result: Result, bar: Bar) -> None:
-    """Holds Weft's best format against the best peer."""
+    """Holds Weft's best format against the best peer: of several only those inside the quality gate."""
     more = MORE_IS_BETTER[bar.metric]
-    weft = best(result, [one.label for one in race.weft if inside_gate(one.format) is not False], bar.metric)
+    judged = [one for one in race.weft if len(race.weft) == 1 or inside_gate(one.format) is not False]
+    weft = best(result, [one.label for one in judged], bar.metric)
     peer = best(result, [one.label for one in race.peers], bar.metric)
     what = WORDS[bar.metric]
     if weft is None or peer is None:
