@@ -1,12 +1,15 @@
 //! What the service can be told: `[model]`, `[kv_cache]`, `[scheduler]`, `[limits]`,
-//! `[constraint]`, `[adapters]`.
+//! `[constraint]`, `[adapters]`, `[speculation]`.
 
 use std::{path::PathBuf, time::Duration};
 
 use weft_runtime::config::{FromConfig, Rule, Section, Value, any, at_least, between, not_empty, positive};
 use weft_weights::Format;
 
-use crate::scheduler::{Pacing, Prices, StepLimits};
+use crate::{
+    scheduler::{Pacing, Prices, StepLimits},
+    speculation::Speculation,
+};
 
 /// Tokens in a block: small enough that little of a last block is wasted, large enough that tables stay short.
 const BLOCK_SIZE: usize = 16;
@@ -60,6 +63,8 @@ pub struct Config {
     pub constraint: ConstraintConfig,
     /// `[adapters]`
     pub adapters: AdaptersConfig,
+    /// `[speculation]`
+    pub speculation: Speculation,
 }
 
 /// `[model]`: what is served, and where it runs.
@@ -241,6 +246,7 @@ impl FromConfig for Config {
             limits: section.section("limits"),
             constraint: section.section("constraint"),
             adapters: section.section("adapters"),
+            speculation: section.section("speculation"),
         };
         let capacity = config.scheduler.capacity();
         let of_one_call = [
@@ -283,6 +289,17 @@ impl FromConfig for KvCacheConfig {
             ),
             memory: section.value("memory", CACHE_MEMORY, some_memory()),
             prefix_caching: section.value("prefix_caching", true, any()),
+        }
+    }
+}
+
+impl FromConfig for Speculation {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let none = Self::default();
+        Self {
+            max_tokens: section.value("max_tokens", none.max_tokens, between(0, 32)),
+            least_match: section.value("least_match", none.least_match, between(1, 16)),
+            max_sequences: section.value("max_sequences", none.max_sequences, between(1, 4096)),
         }
     }
 }
@@ -462,7 +479,7 @@ mod tests {
     fn everything_that_is_wrong_is_said_at_once() {
         let text = problems(
             "[model]\nfolder = \"m\"\ndevice = \"gpu\"\ndtype = \"int8\"\nweights = \"int4\"\n[kv_cache]\nblock_size = 24\ndtype = \"f8\"\nmemory = \"lots\"\n\
-             [scheduler]\nmax_batched_tokens = 16\nprefill_price = 3\n",
+             [scheduler]\nmax_batched_tokens = 16\nprefill_price = 3\n[speculation]\nmax_tokens = 33\n",
         );
         for path in [
             "model.device",
@@ -473,6 +490,7 @@ mod tests {
             "kv_cache.memory",
             "scheduler.max_batched_tokens",
             "scheduler.decode_price",
+            "speculation.max_tokens",
         ] {
             assert!(text.contains(path), "{path} is missing in:\n{text}");
         }

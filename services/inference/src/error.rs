@@ -146,6 +146,15 @@ pub enum StartError {
         /// Bytes that a block takes.
         block_bytes: u64,
     },
+    /// Tokens cannot be guessed with this model.
+    #[error(
+        "speculation.max_tokens is {max_tokens}, but with this model it must be 0: its keys depend on the length of the \
+         sequence (dynamic rotary embedding), which guesses would change"
+    )]
+    Speculation {
+        /// What the configuration says.
+        max_tokens: usize,
+    },
     /// The cache's memory is not to be had.
     #[error("the KV cache could not be allocated")]
     Cache(#[source] BoxError),

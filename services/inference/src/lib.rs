@@ -31,6 +31,7 @@ pub mod resumption;
 pub mod sampler;
 pub mod scheduler;
 pub mod sequence;
+pub mod speculation;
 pub mod stop;
 
 mod grpc;

@@ -128,6 +128,8 @@ pub struct EngineMetrics {
     pub generated: Counter,
     /// The prefix cache.
     pub prefix: PrefixMetrics,
+    guesses: Counter,
+    right_guesses: Counter,
     schedule: Histogram,
     forward: Histogram,
     sample: Histogram,
@@ -175,6 +177,8 @@ impl EngineMetrics {
             prefilled: kind("prefilled"),
             generated: kind("generated"),
             prefix: PrefixMetrics::registered(registry),
+            guesses: Counter::default(),
+            right_guesses: Counter::default(),
             schedule: part("schedule"),
             forward: part("forward"),
             sample: part("sample"),
@@ -211,6 +215,9 @@ impl EngineMetrics {
             "Sequences that gave up their blocks",
             self.preemptions.clone(),
         );
+        let (guesses, right) = (self.guesses.clone(), self.right_guesses.clone());
+        registry.register("weft_speculated_tokens", "Tokens that were guessed and checked", guesses);
+        registry.register("weft_speculated_tokens_accepted", "Tokens that were guessed right", right);
         registry.register("weft_requests_ended", "Requests by how they ended", self.ended.clone());
         let help = "Memory of the GPU that is in use, by whoever";
         registry.register("weft_device_memory_used_bytes", help, self.device_used.clone());
@@ -227,6 +234,12 @@ impl EngineMetrics {
         registry.register("vllm:kv_cache_usage_perc", help, self.cache_use.clone());
         let help = "How the KV cache is cut; always 1";
         registry.register("vllm:cache_config_info", help, self.cache_shape.clone());
+    }
+
+    /// Notes that so many tokens were guessed, and so many of them right.
+    pub fn guessed(&self, tokens: u64, right: u64) {
+        self.guesses.inc_by(tokens);
+        self.right_guesses.inc_by(right);
     }
 
     /// Says how the cache is cut, which does not change.

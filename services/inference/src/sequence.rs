@@ -6,7 +6,11 @@ use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
-use crate::{adapters::Lease, kv_cache::BlockTable};
+use crate::{
+    adapters::Lease,
+    kv_cache::BlockTable,
+    speculation::{Draft, Speculation},
+};
 use prefix::Prefix;
 
 /// A request's place in the order of service, and its name while it lives.
@@ -76,6 +80,10 @@ pub struct Sequence<T> {
     scored: usize,
     /// Tokens of the prompt that were computed at least once, or found: whoever pays has paid for them.
     served: usize,
+    /// What is guessed to follow, while a step checks it.
+    draft: Draft,
+    /// How long it may become at most, where its tokens may be guessed; else 0.
+    guessed_until: usize,
 }
 
 impl<T> Sequence<T> {
@@ -99,7 +107,16 @@ impl<T> Sequence<T> {
             computed: 0,
             scored: 0,
             served: 0,
+            draft: Draft::default(),
+            guessed_until: 0,
         }
+    }
+
+    /// The same, whose tokens may be guessed; it ends before it is longer than `length`.
+    #[must_use]
+    pub fn guessed_until(mut self, length: usize) -> Self {
+        self.guessed_until = length;
+        self
     }
 
     /// The same, with a deadline.
@@ -174,6 +191,28 @@ impl<T> Sequence<T> {
         self.tokens.len() - self.computed
     }
 
+    /// What is guessed to follow its tokens, in the step at hand.
+    pub fn draft(&self) -> &[u32] {
+        self.draft.tokens()
+    }
+
+    /// Guesses what follows, at most `most` tokens, and never all that it may still say: the last is the model's own.
+    pub(crate) fn guess(&mut self, speculation: &Speculation, most: usize) {
+        let room = self.guessed_until.saturating_sub(self.tokens.len() + 1);
+        self.draft.guess(&self.tokens, speculation, most.min(room));
+    }
+
+    /// Takes the guess back.
+    pub(crate) fn drop_draft(&mut self) {
+        self.draft.drop();
+    }
+
+    /// Notes that `right` tokens of the guess were right: they have been pushed, and the cache has them.
+    pub(crate) fn judge_draft(&mut self, right: usize) {
+        self.computed += right;
+        self.draft.judge(right);
+    }
+
     /// Appends a generated token.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
@@ -207,6 +246,7 @@ impl<T> Sequence<T> {
     pub(crate) fn forget(&mut self) {
         self.computed = 0;
         self.preemptions += 1;
+        self.draft.drop();
         self.prefix.iter_mut().for_each(Prefix::forget);
     }
 }

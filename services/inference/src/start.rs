@@ -87,6 +87,7 @@ fn plan(config: &Config, context: &Context) -> Plan {
         limits: config.scheduler.step_limits(),
         prices: config.scheduler.prices(),
         pacing: config.scheduler.pacing(),
+        speculation: config.speculation,
         threads: config.model.threads,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),

@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::work::Work;
+use super::work::{At, Work};
 use crate::{kernels::Pool, sampler::Sampler, sequence::Sequence};
 
 /// Choices for which one more thread is worth waking.
@@ -21,7 +21,7 @@ const MOST_THREADS: usize = 16;
 /// A sequence whose next token is to be chosen.
 pub(super) struct Undecided<'a> {
     pub(super) sequence: &'a mut Sequence<Work>,
-    /// One for each id of the vocabulary.
+    /// One for each id of the vocabulary; of each row of the draft, too.
     pub(super) logits: &'a mut [f32],
 }
 
@@ -55,7 +55,9 @@ impl Choices {
             let mut sampler = locked(&samplers[thread]);
             while let Some(Undecided { sequence, logits }) = next() {
                 let (prompt_tokens, generated) = (sequence.prompt_len(), sequence.output_len());
-                sequence.payload.decide(logits, prompt_tokens, generated, &mut sampler);
+                let draft = sequence.draft().to_vec();
+                let at = At { prompt_tokens, generated, draft: &draft };
+                sequence.payload.decide(logits, at, &mut sampler);
             }
         });
     }

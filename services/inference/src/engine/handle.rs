@@ -101,7 +101,11 @@ impl EngineHandle {
             let prompt_top = request.prompt_top_logprobs.filter(|_| outbox.index == 0);
             let work = Work::of(&request, outbox, place);
             let said = request.resumption.as_ref().map_or(&[][..], |resumption| &resumption.said);
+            // Guesses know nothing of constraints: most would be wrong.
+            let free = request.grammar.is_none();
+            let longest = if free { request.prompt.len() + request.rules.max_tokens() } else { 0 };
             let sequence = Sequence::new(rank, Goal::Tokens, request.prompt.clone(), work)
+                .guessed_until(longest)
                 .behind(said)
                 .until(deadline)
                 .charged_to(request.tenant.clone())

@@ -23,6 +23,7 @@ use crate::{
     metrics::EngineMetrics,
     model::{AdapterLoader, Batch, BlockId, Model, ModelError, ModelInfo, SequenceRows, Wanted},
     scheduler::{Pacing, Prices, Scheduler, StepLimits},
+    speculation::Speculation,
 };
 
 /// Tokens of the prompt that warms the model up.
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) prices: Prices,
     /// How steps are bounded by time.
     pub(crate) pacing: Pacing,
+    /// What is guessed of answers.
+    pub(crate) speculation: Speculation,
     /// Threads that choose tokens; 0 for one per core.
     pub(crate) threads: usize,
     /// Where it counts.
@@ -65,11 +68,16 @@ pub(crate) struct Loaded {
 impl<M: Model + ?Sized> Engine<M> {
     /// Allocates the cache and runs the first steps.
     pub(super) fn prepare(plan: Plan, inbox: Inbox, mut model: Box<M>) -> Result<(Self, Loaded), StartError> {
+        // A guess would change the length that keys are computed for.
+        if plan.speculation.max_tokens > 0 && model.info().keys_depend_on_length {
+            return Err(StartError::Speculation { max_tokens: plan.speculation.max_tokens });
+        }
         let block_size = plan.kv_cache.block_size;
         let blocks = blocks_of(&plan.kv_cache, model.info())?;
         model.allocate_cache(blocks as usize, block_size).map_err(|error| StartError::Cache(error.into()))?;
         let pool = BlockPool::new(blocks, block_size);
         let scheduler = Scheduler::new(plan.limits, pool).charging(plan.prices).paced(plan.pacing);
+        let scheduler = scheduler.guessing(plan.speculation);
         let (reporter, status) = Reporter::new(plan.metrics, blocks as usize, block_size);
         let (sharing, adapter_loader) = (Sharing::of(&plan.kv_cache, model.info()), model.adapter_loader());
         let choices = Choices::new(plan.threads).map_err(StartError::Thread)?;

@@ -192,12 +192,13 @@ impl<M: Model + ?Sized> Engine<M> {
         let mut hands = Hands { metrics: &reporter.metrics, model: model_id, now };
         let mut ended = 0;
         scheduler.commit(&mut self.batch, |sequence, ran| {
-            let decodes = ran.rows == 1 && ran.first_position >= sequence.prompt_len();
+            let decodes = ran.rows == 1 + ran.guessed && ran.first_position >= sequence.prompt_len();
             prefilled += if decodes { 0 } else { ran.rows as u64 };
             let before = sequence.output_len();
             let outcome = work::settle(sequence, ran, dealer.next(&ran), &mut hands);
             let new = (sequence.output_len() - before) as u64;
             generated += new;
+            hands.metrics.guessed(ran.guessed as u64, new.saturating_sub(1));
             sequence.adapter.iter().for_each(|lease| lease.count_tokens(new));
             let Some(outcome) = outcome else { return Fate::Stays };
             hands.metrics.ended(outcome);
@@ -213,12 +214,15 @@ impl<M: Model + ?Sized> Engine<M> {
     /// Chooses the tokens of all sequences that have logits.
     fn choose(&mut self, output: &mut StepOutput) {
         let Self { scheduler, choices, model, batch, .. } = self;
-        let mut logits = output.logits.chunks_exact_mut(model.info().vocabulary_size);
-        let wanted = batch.sequences.iter().map(|share| share.output);
-        let asking = scheduler.planned().into_iter().zip(wanted);
-        let asking = asking.filter(|(_, wanted)| *wanted == Wanted::LastLogits);
-        let undecided = asking.zip(&mut logits).map(|((sequence, _), logits)| Undecided { sequence, logits });
-        choices.make(undecided.collect());
+        let (mut logits, vocabulary) = (&mut output.logits[..], model.info().vocabulary_size);
+        let mut undecided = Vec::with_capacity(batch.sequences.len());
+        for (sequence, share) in scheduler.planned().into_iter().zip(&batch.sequences) {
+            let rows = share.wanting_logits().len();
+            if let Some(logits) = logits.split_off_mut(..rows * vocabulary).filter(|_| rows > 0) {
+                undecided.push(Undecided { sequence, logits });
+            }
+        }
+        choices.make(undecided);
     }
 
     fn fail_batch(&mut self, error: &ModelError) {
@@ -278,9 +282,9 @@ impl<M: Model + ?Sized> Engine<M> {
 fn forward<M: Model + ?Sized>(model: &mut M, batch: &Batch) -> Result<StepOutput, ModelError> {
     let output = model.forward(batch)?;
     let info = model.info();
-    let count = |wanted| batch.sequences.iter().filter(|share| share.output == wanted).count();
-    let logits = count(Wanted::LastLogits) * info.vocabulary_size;
-    let sums = count(Wanted::HiddenSum) * info.hidden_size;
+    let rows: usize = batch.sequences.iter().map(|share| share.wanting_logits().len()).sum();
+    let summed = batch.sequences.iter().filter(|share| share.output == Wanted::HiddenSum).count();
+    let (logits, sums) = (rows * info.vocabulary_size, summed * info.hidden_size);
     let asked = (logits, sums, batch.scored.len());
     let given = (output.logits.len(), output.hidden_sums.len(), output.scores.len());
     if given == asked {

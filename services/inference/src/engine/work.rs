@@ -57,8 +57,8 @@ pub(super) struct Tokens {
     pub(super) said_elsewhere: usize,
     /// The last of them, until it goes on here.
     pub(super) said_last: Option<u32>,
-    /// What this step's logits came to, until it is handed out.
-    pub(super) decided: Option<Result<Decision, EngineError>>,
+    /// What this step's logits came to, until it is handed out: more than one where guesses were right.
+    pub(super) decided: Vec<Result<Decision, EngineError>>,
 }
 
 /// What logits came to.
@@ -93,6 +93,15 @@ pub(super) struct Hands<'a> {
     pub(super) now: Instant,
 }
 
+/// Where a sequence stands whose tokens are chosen.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub(super) prompt_tokens: usize,
+    pub(super) generated: usize,
+    /// What was guessed to follow.
+    pub(super) draft: &'a [u32],
+}
+
 /// How far a sequence is.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -115,23 +124,18 @@ impl Work {
         let (said_elsewhere, said_last) = (resumption.said.len(), resumption.said.last().copied());
         let guide = request.grammar.as_ref().map(|grammar| guide(grammar, resumption.said));
         let rules = request.rules.clone();
-        let (started, decided) = (false, None);
+        let (started, decided) = (false, Vec::new());
         let tokens =
             Tokens { outbox, prompt, chooser, rules, guide, started, said_elsewhere, said_last, decided };
         let answer = Answer::Tokens(Box::new(tokens));
         Self { timeline: Timeline::arrive(request.priority), answer, _place: place }
     }
 
-    /// Chooses the next token from its logits, where tokens are what it is for.
-    pub(super) fn decide(
-        &mut self,
-        logits: &mut [f32],
-        prompt_tokens: usize,
-        generated: usize,
-        sampler: &mut Sampler,
-    ) {
+    /// Chooses the next token from its logits, where tokens are what it is for, and goes on as long as the draft has
+    /// guessed it.
+    pub(super) fn decide(&mut self, logits: &mut [f32], at: At<'_>, sampler: &mut Sampler) {
         if let Answer::Tokens(tokens) = &mut self.answer {
-            tokens.decided = Some(tokens.decide(logits, prompt_tokens, generated, sampler));
+            tokens.decide_all(logits, at, sampler);
         }
     }
 
@@ -171,9 +175,8 @@ pub(super) fn settle(
     }
     match answer {
         Answer::Tokens(tokens) => {
-            let decided = tokens.decided.take()?;
-            let (token, outcome) = tokens.hand_out(decided, seen, timeline, hands);
-            token.into_iter().for_each(|token| sequence.push(token));
+            let (said, outcome) = tokens.hand_out_all(seen, timeline, hands);
+            said.into_iter().for_each(|token| sequence.push(token));
             outcome
         }
         Answer::Embedding(embedding) => {
@@ -196,6 +199,26 @@ impl Answer {
 }
 
 impl Tokens {
+    /// Hands out all that was decided, until it ends. Answers the tokens, and how it ended, if it did.
+    fn hand_out_all(
+        &mut self,
+        seen: Seen,
+        timeline: &mut Timeline,
+        hands: &mut Hands<'_>,
+    ) -> (Vec<u32>, Option<Outcome>) {
+        let (mut said, mut outcome) = (Vec::new(), None);
+        for decided in std::mem::take(&mut self.decided) {
+            let seen = Seen { generated: seen.generated + said.len(), ..seen };
+            let (token, ended) = self.hand_out(decided, seen, timeline, hands);
+            said.extend(token);
+            outcome = ended;
+            if outcome.is_some() {
+                break;
+            }
+        }
+        (said, outcome)
+    }
+
     /// Hands out what was decided. Answers the token, and how it ended, if it did.
     fn hand_out(
         &mut self,
@@ -258,6 +281,22 @@ impl Tokens {
         };
         self.outbox.send(Err(error));
         outcome
+    }
+
+    /// Chooses one token after the other, as long as it is the one that was guessed and does not end it.
+    fn decide_all(&mut self, logits: &mut [f32], at: At<'_>, sampler: &mut Sampler) {
+        let vocabulary = logits.len() / (1 + at.draft.len());
+        for (row, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
+            let generated = at.generated + row;
+            let decided = self.decide(logits, at.prompt_tokens, generated, sampler);
+            let guessed = matches!(&decided, Ok(Decision::Token(choice, progress))
+                if at.draft.get(row) == Some(&choice.token)
+                    && self.ending(choice.token, generated + 1, *progress).is_none());
+            self.decided.push(decided);
+            if !guessed {
+                return;
+            }
+        }
     }
 
     /// Chooses the next token and follows it through the constraint: what cannot be followed is not handed out.

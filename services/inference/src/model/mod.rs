@@ -55,6 +55,17 @@ pub struct SequenceRows {
     pub output: Wanted,
 }
 
+impl SequenceRows {
+    /// Its rows whose logits are wanted.
+    pub fn wanting_logits(&self) -> Range<usize> {
+        match self.output {
+            Wanted::LastLogits => self.rows.end - 1..self.rows.end,
+            Wanted::AllLogits => self.rows.clone(),
+            Wanted::Nothing | Wanted::HiddenSum => self.rows.end..self.rows.end,
+        }
+    }
+}
+
 /// What the engine wants of a sequence after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -62,6 +73,8 @@ pub enum Wanted {
     Nothing,
     /// The logits of its last row.
     LastLogits,
+    /// The logits of all its rows: of a token, and of what was guessed to follow.
+    AllLogits,
     /// The sum over its rows of the last hidden states (after the final norm): embeddings by mean pooling.
     HiddenSum,
 }
@@ -69,7 +82,7 @@ pub enum Wanted {
 /// What a step produced, in the order of [`Batch::sequences`].
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {
-    /// For each sequence that wanted [`Wanted::LastLogits`]: `vocabulary_size` f32 logits, one after another.
+    /// For each row of [`SequenceRows::wanting_logits`]: `vocabulary_size` f32 logits, one after another.
     pub logits: Values,
     /// For each sequence that wanted [`Wanted::HiddenSum`]: `hidden_size` f32 values, one after another.
     pub hidden_sums: Vec<f32>,

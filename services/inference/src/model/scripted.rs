@@ -264,9 +264,12 @@ impl Model for Scripted {
             self.score(batch, share, &mut output);
             match share.output {
                 Wanted::Nothing => {}
-                Wanted::LastLogits => {
-                    self.read(share);
-                    self.speak(twist(share), &mut logits);
+                Wanted::LastLogits | Wanted::AllLogits => {
+                    for row in share.wanting_logits() {
+                        self.read(share);
+                        self.history.truncate(batch.positions[row] as usize + 1);
+                        self.speak(twist(share), &mut logits);
+                    }
                 }
                 Wanted::HiddenSum => self.sum_up(batch, share, &mut output.hidden_sums),
             }

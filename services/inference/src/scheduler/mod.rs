@@ -32,6 +32,7 @@ use crate::{
     kv_cache::{BlockHash, BlockPool, BlockTable},
     model::{Batch, Wanted},
     sequence::{Rank, Sequence},
+    speculation::Speculation,
 };
 pub use fairness::Prices;
 use plan::Load;
@@ -77,6 +78,8 @@ pub struct Ran {
     pub first_position: usize,
     /// How many rows it had.
     pub rows: usize,
+    /// How many of them, the last ones, were guessed.
+    pub guessed: usize,
     /// After how many of them the likelihood of the next token was asked for.
     pub scored: usize,
 }
@@ -94,6 +97,7 @@ pub struct Scheduler<T> {
     prefix: PrefixCounts,
     preemptions: u64,
     tempo: Tempo,
+    speculation: Speculation,
     /// What the last plan holds.
     load: Load,
     /// Rows that prompts may have in it.
@@ -112,6 +116,7 @@ impl<T> Scheduler<T> {
             prefix: PrefixCounts::default(),
             preemptions: 0,
             tempo: Tempo::new(Pacing { step_stretch: None, refuse_hopeless: false }),
+            speculation: Speculation::default(),
             load: Load::default(),
             room: 0,
         }
@@ -128,6 +133,13 @@ impl<T> Scheduler<T> {
     #[must_use]
     pub fn paced(mut self, pacing: Pacing) -> Self {
         self.tempo = Tempo::new(pacing);
+        self
+    }
+
+    /// The same, with guesses.
+    #[must_use]
+    pub fn guessing(mut self, speculation: Speculation) -> Self {
+        self.speculation = speculation;
         self
     }
 
@@ -202,11 +214,13 @@ impl<T> Scheduler<T> {
             // Nothing is kept alive by a step that is over.
             share.adapter = None;
             let (first_position, rows) = (sequence.computed(), share.rows.len());
-            let scored = sequence.unscored(rows).len();
-            let ran = Ran { wanted: share.output, first_position, rows, scored };
-            sequence.advance(rows);
+            let (guessed, scored) = (sequence.draft().len(), sequence.unscored(rows).len());
+            let ran = Ran { wanted: share.output, first_position, rows, guessed, scored };
+            sequence.advance(rows - guessed);
             let before = sequence.output_len();
             let fate = settle(sequence, ran);
+            // Behind the tokens that were guessed right stands one of the model's own.
+            sequence.judge_draft((sequence.output_len() - before).saturating_sub(1));
             match fate {
                 Fate::Stays | Fate::Leaves => sequence.publish(&mut self.pool),
                 Fate::Fails => sequence.table.retract(&mut self.pool),

@@ -9,7 +9,7 @@ use crate::{
 /// What a step holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
-    /// Sequences that decode.
+    /// Rows of sequences that decode: one of each, and what is guessed to follow.
     pub(super) decodes: usize,
     /// Rows of prompts.
     pub(super) prompt_rows: usize,
@@ -40,7 +40,7 @@ impl<T> Scheduler<T> {
     /// Rows that prompts may have in this step.
     fn room_for_prompts(&self) -> usize {
         let places = self.limits.max_sequences - self.queue.running.len();
-        let begun = self.queue.running.len() - self.load.decodes;
+        let begun = self.queue.running.len() - self.planned.len();
         let prompts = begun + places.min(self.queue.waiting.len());
         let room = self.limits.max_batched_tokens.saturating_sub(self.load.decodes);
         room.min(self.tempo.prompt_rows_beside(self.load.decodes, prompts))
@@ -50,10 +50,33 @@ impl<T> Scheduler<T> {
         let mut index = 0;
         while index < self.queue.running.len() {
             if self.queue.running[index].sequence.remaining() == 1 && self.make_room(index) {
-                self.plan_rows(index, 1, batch);
+                self.planned.push(index);
             }
             index += 1;
         }
+        let guesses = self.planned.len() <= self.speculation.max_sequences;
+        let mut spare = if guesses { self.limits.max_batched_tokens - self.planned.len() } else { 0 };
+        for place in 0..self.planned.len() {
+            let index = self.planned[place];
+            let guessed = self.guess(index, spare);
+            spare -= guessed;
+            share(&mut self.queue.running[index].sequence, 1 + guessed, batch);
+        }
+    }
+
+    /// Guesses what follows a sequence, at most `most` tokens, where there are blocks for them that nobody else will need
+    /// soon. Answers how many.
+    fn guess(&mut self, index: usize, most: usize) -> usize {
+        let spared = self.queue.running.len();
+        let sequence = &mut self.queue.running[index].sequence;
+        sequence.guess(&self.speculation, most);
+        let tokens = sequence.computed() + 1 + sequence.draft().len();
+        let missing = self.pool.blocks_for(tokens).saturating_sub(sequence.table.len());
+        let fits = missing == 0 || missing + spared <= self.pool.free();
+        if !fits || !sequence.table.grow_to(tokens, &mut self.pool) {
+            sequence.drop_draft();
+        }
+        sequence.draft().len()
     }
 
     fn plan_prompts(&mut self, batch: &mut Batch) {
@@ -141,11 +164,13 @@ impl<T> Scheduler<T> {
     }
 }
 
-/// Appends the next `rows` rows of a sequence to the batch, and lends it the sequence's block table.
+/// Appends the next `rows` rows of a sequence to the batch, those of its draft last, and lends it the sequence's block table.
 fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
     let first_row = batch.token_ids.len();
     let positions = sequence.computed()..sequence.computed() + rows;
-    batch.token_ids.extend_from_slice(&sequence.tokens()[positions.clone()]);
+    let known = positions.start..positions.end - sequence.draft().len();
+    batch.token_ids.extend_from_slice(&sequence.tokens()[known.clone()]);
+    batch.token_ids.extend_from_slice(sequence.draft());
     // Positions are below the model's context length, which is far below 2^32.
     batch.positions.extend(positions.clone().map(|position| position as u32));
     let (tokens, top) = (sequence.tokens(), sequence.prompt_top.unwrap_or(0));
@@ -154,7 +179,7 @@ fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
         next: tokens[position + 1],
         top,
     }));
-    let reaches_end = positions.end == sequence.tokens().len();
+    let reaches_end = known.end == sequence.tokens().len();
     batch.sequences.push(SequenceRows {
         rows: first_row..first_row + rows,
         blocks: sequence.table.lend(),
@@ -162,6 +187,7 @@ fn share<T>(sequence: &mut Sequence<T>, rows: usize, batch: &mut Batch) {
         adapter: sequence.adapter.as_ref().map(|lease| lease.weights().clone()),
         output: match sequence.goal {
             Goal::Embedding => Wanted::HiddenSum,
+            Goal::Tokens if !sequence.draft().is_empty() => Wanted::AllLogits,
             Goal::Tokens if reaches_end => Wanted::LastLogits,
             Goal::Tokens | Goal::Scores => Wanted::Nothing,
         },

@@ -7,6 +7,7 @@ mod prefix;
 mod resumption;
 mod sameness;
 mod scores;
+mod speculation;
 mod threads;
 mod traces;
 
@@ -23,6 +24,7 @@ use crate::{
     request::Generate,
     sampler::SamplingParams,
     scheduler::{Pacing, Prices, StepLimits},
+    speculation::Speculation,
     stop::{Ending, StopRules},
 };
 
@@ -40,6 +42,7 @@ struct Setup {
     pacing: Pacing,
     capacity: usize,
     prefix_caching: bool,
+    speculation: Speculation,
 }
 
 impl Default for Setup {
@@ -52,6 +55,7 @@ impl Default for Setup {
             pacing: Pacing { step_stretch: None, refuse_hopeless: false },
             capacity: 64,
             prefix_caching: true,
+            speculation: Speculation::default(),
         }
     }
 }
@@ -81,6 +85,7 @@ fn plan(setup: &Setup, context: &Context) -> Plan {
         limits: setup.limits,
         prices: Prices::default(),
         pacing: setup.pacing,
+        speculation: setup.speculation,
         threads: 3,
         metrics: EngineMetrics::new(&context.metrics),
         condition: context.health.condition("model", "loading"),

@@ -1,3 +1,5 @@
+use std::slice::from_ref;
+
 use half::{bf16, f16};
 
 use super::{cpus, random};
@@ -219,7 +221,7 @@ fn a_value_that_is_no_number_is_not_lost_in_whole_numbers() {
         case.qkv[32] = rubbish;
         for mut cpu in cpus() {
             let mut cache = LayerCache::new(geometry, CacheType::Int8).unwrap();
-            let output = step(&mut cpu, &mut cache, std::slice::from_ref(&case), &[0..2], None);
+            let output = step(&mut cpu, &mut cache, from_ref(&case), from_ref(&(0..2)), None);
             assert!(output.iter().all(|value| value.is_nan()), "{rubbish}: {output:?}");
         }
     }

@@ -16,11 +16,9 @@ impl Kept {
     pub(super) fn of(batch: &Batch) -> Self {
         let mut wanted = vec![false; batch.token_ids.len()];
         for sequence in &batch.sequences {
-            match sequence.output {
-                Wanted::Nothing => {}
-                Wanted::LastLogits => wanted[sequence.rows.end - 1] = true,
-                Wanted::HiddenSum => wanted[sequence.rows.clone()].fill(true),
-            }
+            let sum = sequence.output == Wanted::HiddenSum;
+            let rows = if sum { sequence.rows.clone() } else { sequence.wanting_logits() };
+            wanted[rows].fill(true);
         }
         batch.scored.iter().for_each(|scored| wanted[scored.row] = true);
         let rows = wanted.iter().enumerate().filter_map(|(row, wanted)| wanted.then_some(row)).collect();
@@ -77,5 +75,6 @@ mod tests {
     fn nothing_is_kept_of_a_chunk_that_goes_on_and_all_of_a_sum() {
         assert!(Kept::of(&batch(&[Wanted::Nothing], &[])).rows().is_empty());
         assert!(Kept::of(&batch(&[Wanted::HiddenSum], &[1])).is_all());
+        assert!(Kept::of(&batch(&[Wanted::AllLogits], &[])).is_all());
     }
 }

@@ -86,7 +86,7 @@ impl<B: Backend> Model for Decoder<B> {
         let hidden = self.network.hidden(&mut self.backend, &pass)?;
         let hidden = Hidden { rows: hidden, kept };
         Ok(StepOutput {
-            logits: self.last_logits(&hidden, batch)?,
+            logits: self.wanted_logits(&hidden, batch)?,
             hidden_sums: self.hidden_sums(&hidden, batch)?,
             scores: self.scores(&hidden, batch)?,
         })
@@ -132,14 +132,13 @@ impl<B: Backend> Decoder<B> {
         rotations
     }
 
-    /// Logits of the last row of each sequence that wants them.
-    fn last_logits(&mut self, hidden: &Hidden<B>, batch: &Batch) -> Result<Values, ModelError> {
-        let wanting = batch.sequences.iter().filter(|sequence| sequence.output == Wanted::LastLogits);
-        let last: Vec<usize> = wanting.map(|sequence| sequence.rows.end - 1).collect();
-        if last.is_empty() {
+    /// Logits of all rows that want them.
+    fn wanted_logits(&mut self, hidden: &Hidden<B>, batch: &Batch) -> Result<Values, ModelError> {
+        let wanting: Vec<usize> = batch.sequences.iter().flat_map(SequenceRows::wanting_logits).collect();
+        if wanting.is_empty() {
             return Ok(Values::default());
         }
-        self.logits_of(hidden, &last)
+        self.logits_of(hidden, &wanting)
     }
 
     fn logits_of(&mut self, hidden: &Hidden<B>, rows: &[usize]) -> Result<Values, ModelError> {
