@@ -5,7 +5,7 @@
 //! - `grpc`: the wire; the only file that names generated types
 //! - `request`: what a caller asks, checked against the model and the limits; `resumption`: what it has said elsewhere
 //! - `engine`: the thread that owns the model: inbox → schedule → forward → sample → outbox
-//! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request
+//! - `scheduler`: who runs in the next step; `sequence`: what it knows of a request; `speculation`: guesses of what follows
 //! - `kv_cache`: blocks of the cache, who holds them
 //! - `constraint`: what an output must look like, and which tokens keep it so
 //! - `adapters`: which are loaded, and who uses which generation

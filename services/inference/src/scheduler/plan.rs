@@ -55,7 +55,8 @@ impl<T> Scheduler<T> {
             index += 1;
         }
         let guesses = self.planned.len() <= self.speculation.max_sequences;
-        let mut spare = if guesses { self.limits.max_batched_tokens - self.planned.len() } else { 0 };
+        let mut spare =
+            if guesses { self.limits.max_batched_tokens.saturating_sub(self.planned.len()) } else { 0 };
         for place in 0..self.planned.len() {
             let index = self.planned[place];
             let guessed = self.guess(index, spare);
