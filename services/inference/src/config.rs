@@ -293,17 +293,6 @@ impl FromConfig for KvCacheConfig {
     }
 }
 
-impl FromConfig for Speculation {
-    fn from_config(section: &mut Section<'_>) -> Self {
-        let none = Self::default();
-        Self {
-            max_tokens: section.value("max_tokens", none.max_tokens, between(0, 32)),
-            least_match: section.value("least_match", none.least_match, between(1, 16)),
-            max_sequences: section.value("max_sequences", none.max_sequences, between(1, 4096)),
-        }
-    }
-}
-
 impl FromConfig for SchedulerConfig {
     fn from_config(section: &mut Section<'_>) -> Self {
         let prices = Prices::default();

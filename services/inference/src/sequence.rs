@@ -204,7 +204,7 @@ impl<T> Sequence<T> {
 
     /// Takes the guess back.
     pub(crate) fn drop_draft(&mut self) {
-        self.draft.drop();
+        self.draft.clear();
     }
 
     /// Notes that `right` tokens of the guess were right: they have been pushed, and the cache has them.
@@ -246,7 +246,7 @@ impl<T> Sequence<T> {
     pub(crate) fn forget(&mut self) {
         self.computed = 0;
         self.preemptions += 1;
-        self.draft.drop();
+        self.draft.clear();
         self.prefix.iter_mut().for_each(Prefix::forget);
     }
 }

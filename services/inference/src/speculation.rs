@@ -3,9 +3,12 @@
 //!
 //! The model checks a guess in one step: each of its rows says what comes after it, and what stands behind a wrong token was
 //! for nothing. Every token is chosen from the logits, and at the random number, that it would have had alone. So answers are
-//! the same with guesses and without; where the guesses are right, they come in fewer steps.
+//! the same with guesses and without, as far as a row has the same logits alone and among others (our kernels for CPUs give it
+//! the same bits); where the guesses are right, they come in fewer steps.
 
-/// Whether there are guesses, and how far they go.
+use weft_runtime::config::{FromConfig, Section, between};
+
+/// `[speculation]`: whether there are guesses, and how far they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speculation {
     /// The most tokens that are guessed for a sequence in a step; 0: there are no guesses.
@@ -20,6 +23,17 @@ impl Default for Speculation {
     /// None.
     fn default() -> Self {
         Self { max_tokens: 0, least_match: 3, max_sequences: 8 }
+    }
+}
+
+impl FromConfig for Speculation {
+    fn from_config(section: &mut Section<'_>) -> Self {
+        let none = Self::default();
+        Self {
+            max_tokens: section.value("max_tokens", none.max_tokens, between(0, 32)),
+            least_match: section.value("least_match", none.least_match, between(1, 16)),
+            max_sequences: section.value("max_sequences", none.max_sequences, between(1, 4096)),
+        }
     }
 }
 
@@ -51,7 +65,7 @@ impl Draft {
     }
 
     /// Forgets the guess.
-    pub(crate) fn drop(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.tokens.clear();
     }
 
@@ -60,7 +74,7 @@ impl Draft {
         if !self.tokens.is_empty() {
             self.reach = right + 1;
         }
-        self.drop();
+        self.clear();
     }
 }
 

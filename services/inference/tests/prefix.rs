@@ -8,10 +8,9 @@ use futures::StreamExt as _;
 use weft_inference::{
     Config,
     engine::{EngineHandle, Event, Finished},
-    model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
+    run,
     sampler::{Choice, SamplingParams},
-    start_with,
 };
 use weft_runtime::{Context, Process, RuntimeConfig};
 
@@ -22,20 +21,12 @@ const CHUNK: usize = 23;
 async fn engine(model: &str, prefix_caching: bool) -> (EngineHandle, Context) {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny")).join(model);
     let text = format!(
-        "[model]\nfolder = {folder:?}\n[kv_cache]\nblock_size = 16\nmemory = \"4MiB\"\nprefix_caching = {prefix_caching}\n\
+        "[model]\nfolder = {folder:?}\ndevice = \"cpu\"\nthreads = 2\n[kv_cache]\nblock_size = 16\nmemory = \"4MiB\"\nprefix_caching = {prefix_caching}\n\
          [scheduler]\nmax_sequences = 8\nmax_batched_tokens = {CHUNK}\nmax_waiting = 8\n[limits]\nmax_embed_inputs = 8\n"
     );
     let config: Config = weft_runtime::config::parse(&text, &[]).unwrap();
-    let torch = TorchConfig {
-        folder,
-        dtype: DtypeChoice::Auto,
-        cache: CacheChoice::AsWeights,
-        weights: None,
-        device: DeviceChoice::Cpu,
-        threads: 2,
-    };
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
-    let engine = start_with(config, context.clone(), move || Ok(load(&torch)?)).await.unwrap().engine;
+    let engine = run(config, context.clone()).await.unwrap().engine;
     (engine, context)
 }
 

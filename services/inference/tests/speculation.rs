@@ -8,10 +8,9 @@ use futures::StreamExt as _;
 use weft_inference::{
     Config,
     engine::{EngineHandle, Event},
-    model::torch::{CacheChoice, DeviceChoice, DtypeChoice, TorchConfig, load},
     request::Generate,
+    run,
     sampler::{Choice, SamplingParams},
-    start_with,
 };
 use weft_runtime::{Process, RuntimeConfig};
 
@@ -19,20 +18,12 @@ use weft_runtime::{Process, RuntimeConfig};
 async fn engine(model: &str, max_tokens: usize) -> EngineHandle {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny")).join(model);
     let text = format!(
-        "[model]\nfolder = {folder:?}\n[kv_cache]\nmemory = \"4MiB\"\n\
+        "[model]\nfolder = {folder:?}\ndevice = \"cpu\"\nthreads = 2\n[kv_cache]\nmemory = \"4MiB\"\n\
          [speculation]\nmax_tokens = {max_tokens}\nleast_match = 1\n"
     );
     let config: Config = weft_runtime::config::parse(&text, &[]).unwrap();
-    let torch = TorchConfig {
-        folder,
-        dtype: DtypeChoice::Auto,
-        cache: CacheChoice::AsWeights,
-        weights: None,
-        device: DeviceChoice::Cpu,
-        threads: 2,
-    };
     let context = Process::new("inference", RuntimeConfig::default()).context().clone();
-    start_with(config, context, move || Ok(load(&torch)?)).await.unwrap().engine
+    run(config, context).await.unwrap().engine
 }
 
 /// Tokens with their likelihoods, and how many steps they took.

@@ -207,7 +207,9 @@ impl Tokens {
         hands: &mut Hands<'_>,
     ) -> (Vec<u32>, Option<Outcome>) {
         let (mut said, mut outcome) = (Vec::new(), None);
-        for decided in std::mem::take(&mut self.decided) {
+        // The buffer comes back: it serves every token.
+        let mut all = std::mem::take(&mut self.decided);
+        for decided in all.drain(..) {
             let seen = Seen { generated: seen.generated + said.len(), ..seen };
             let (token, ended) = self.hand_out(decided, seen, timeline, hands);
             said.extend(token);
@@ -216,6 +218,7 @@ impl Tokens {
                 break;
             }
         }
+        self.decided = all;
         (said, outcome)
     }
 

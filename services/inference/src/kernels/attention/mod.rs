@@ -8,6 +8,7 @@ mod attend;
 mod enter;
 mod plan;
 mod shares;
+mod soften;
 
 pub(crate) use plan::{Plan, Sequence};
 

@@ -125,6 +125,14 @@ pub enum LoadError {
         /// What stands in the way.
         reason: String,
     },
+    /// Only our kernels for CPUs keep keys and values in int8.
+    #[error(
+        "kv_cache.dtype is int8, which only CPUs with AVX2 or AVX-512 have (this is {device}): it must be auto"
+    )]
+    Int8Cache {
+        /// Where it would have run.
+        device: String,
+    },
     /// There is no memory for the weights.
     #[error("no memory for {bytes} bytes of weights")]
     Memory {

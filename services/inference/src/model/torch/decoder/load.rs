@@ -117,11 +117,7 @@ impl<'a> Source<'a> {
     fn refuse_int8_cache(&self) -> Result<(), LoadError> {
         match self.cache {
             CacheChoice::AsWeights => Ok(()),
-            CacheChoice::Int8 => Err(LoadError::Device {
-                device: device::name(self.device),
-                reason: "kv_cache.dtype is int8, which only CPUs with AVX2 or AVX-512 have; it must be auto"
-                    .into(),
-            }),
+            CacheChoice::Int8 => Err(LoadError::Int8Cache { device: device::name(self.device) }),
         }
     }
 

@@ -45,23 +45,19 @@ impl<B: Backend> Network<B> {
     /// The rows that are kept, after the last layer, before the final norm; arbitrary where none is.
     pub(super) fn hidden(&mut self, backend: &mut B, pass: &Pass<'_, '_, B>) -> Result<B::Rows, ModelError> {
         let mut hidden = backend.embed(&self.embedding, &pass.batch.token_ids, pass.plan)?;
-        let last = self.layers.len() - 1;
+        let layers = self.layers.len();
         for (index, (layer, cache)) in self.layers.iter().zip(&mut self.caches).enumerate() {
             let normed = backend.norm(&hidden, &layer.attention_norm)?;
             let mut qkv = backend.product(&normed, &layer.qkv)?;
             pass.groups.add(backend, (index, Site::Qkv), &mut qkv, &normed)?;
             let attended = backend.attention(qkv, layer.head_norms.as_ref(), cache, pass.plan)?;
-            if index < last || pass.kept.is_all() {
+            if index + 1 < layers || pass.kept.is_all() {
                 layer.finish(backend, (index, pass.groups), &mut hidden, &attended)?;
             } else if !pass.kept.rows().is_empty() {
-                hidden = backend.select(&hidden, pass.kept.rows())?;
-                let attended = backend.select(&attended, pass.kept.rows())?;
-                layer.finish(
-                    backend,
-                    (index, &pass.groups.among(pass.kept.rows())),
-                    &mut hidden,
-                    &attended,
-                )?;
+                let kept = pass.kept.rows();
+                hidden = backend.select(&hidden, kept)?;
+                let attended = backend.select(&attended, kept)?;
+                layer.finish(backend, (index, &pass.groups.among(kept)), &mut hidden, &attended)?;
             }
         }
         Ok(hidden)

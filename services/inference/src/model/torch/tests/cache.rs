@@ -9,10 +9,10 @@ fn keys_and_values_in_int8_are_refused_by_name_where_they_are_not_to_be_had() {
     let config = TorchConfig { cache: CacheChoice::Int8, ..on_cpu(folder, DtypeChoice::Auto) };
     match Source::open(&config).unwrap().on_libtorch() {
         Ok(_) => panic!("libtorch's operators have no such cache"),
-        Err(LoadError::Device { reason, .. }) => {
-            assert!(reason.contains("kv_cache.dtype is int8"), "{reason}");
+        Err(error) => {
+            assert!(matches!(error, LoadError::Int8Cache { .. }), "{error}");
+            assert!(error.to_string().starts_with("kv_cache.dtype is int8"), "{error}");
         }
-        Err(other) => panic!("{other}"),
     }
 }
 
