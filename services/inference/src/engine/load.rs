@@ -1,6 +1,6 @@
 //! From a model to an engine that is ready: cache, warm-up.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use tokio::{
     sync::watch,
@@ -82,6 +82,7 @@ impl<M: Model + ?Sized> Engine<M> {
         let (sharing, adapter_loader) = (Sharing::of(&plan.kv_cache, model.info()), model.adapter_loader());
         let choices = Choices::new(plan.threads).map_err(StartError::Thread)?;
         let loaded = Loaded { info: model.info().clone(), status, sharing, adapter_loader };
+        let limits = plan.limits;
         let mut engine = Self {
             scheduler,
             batch: Batch::default(),
@@ -95,7 +96,8 @@ impl<M: Model + ?Sized> Engine<M> {
             model_id: plan.model_id,
             model,
         };
-        engine.warm_up().map_err(|error| StartError::WarmUp(error.to_string()))?;
+        let warmed = engine.warm_up().and_then(|()| engine.record_steps(limits));
+        warmed.map_err(|error| StartError::WarmUp(error.to_string()))?;
         engine.condition.holds();
         Ok((engine, loaded))
     }
@@ -127,33 +129,64 @@ impl<M: Model + ?Sized> Engine<M> {
         let pool = self.scheduler.pool();
         let room = self.model.info().context_length.min(pool.free() * pool.block_size());
         let tokens = WARM_UP_TOKENS.min(room.saturating_sub(1)).max(1);
-        let table = self.scheduler.lend_blocks(tokens + 1);
+        self.run_alone(tokens + 1, &[(1, 0..tokens), (1, tokens..tokens + 1)])
+    }
+
+    /// One step of every size that the model records: ones in which all decode, and ones with prompts.
+    fn record_steps(&mut self, limits: StepLimits) -> Result<(), ModelError> {
+        let began = Instant::now();
+        let sizes = self.model.recorded_rows();
+        let decodes = upto(sizes, limits.max_sequences).map(|rows| (rows, 0..1));
+        let prompts =
+            upto(sizes, limits.max_batched_tokens).filter(|rows| *rows > 1).map(|rows| (rows / 2, 0..2));
+        let steps: Vec<_> = decodes.chain(prompts).collect();
+        if steps.is_empty() {
+            return Ok(());
+        }
+        self.run_alone(2, &steps)?;
+        let (steps, seconds) = (steps.len(), began.elapsed().as_secs_f64());
+        tracing::info!(steps, seconds, "steps are recorded");
+        Ok(())
+    }
+
+    /// Steps of so many sequences at the same positions each, in blocks of their own for `tokens` tokens.
+    fn run_alone(&mut self, tokens: usize, steps: &[(usize, Range<usize>)]) -> Result<(), ModelError> {
+        let table = self.scheduler.lend_blocks(tokens);
         let mut table = table.ok_or_else(|| ModelError::Step("no block is free".to_owned()))?;
         let blocks = table.lend();
-        let outcome = self.first_steps(tokens, &blocks);
+        let outcome = steps.iter().try_for_each(|(sequences, positions)| {
+            let output = forward(self.model.as_mut(), &alike(*sequences, positions, &blocks))?;
+            self.model.recycle(output);
+            Ok(())
+        });
         table.restore(blocks);
         self.scheduler.take_back(table);
         outcome
     }
+}
 
-    fn first_steps(&mut self, tokens: usize, blocks: &[BlockId]) -> Result<(), ModelError> {
-        for positions in [0..tokens, tokens..tokens + 1] {
-            let batch = Batch {
-                token_ids: vec![0; positions.len()],
-                positions: positions.clone().map(|position| position as u32).collect(),
-                sequences: vec![SequenceRows {
-                    rows: 0..positions.len(),
-                    blocks: blocks.to_vec(),
-                    context_len: positions.end,
-                    adapter: None,
-                    output: Wanted::LastLogits,
-                }],
-                ..Batch::default()
-            };
-            let output = forward(self.model.as_mut(), &batch)?;
-            self.model.recycle(output);
-        }
-        Ok(())
+/// Of sizes that grow, those up to the first that is enough.
+fn upto(sizes: &[usize], enough: usize) -> impl Iterator<Item = usize> {
+    let fewer = sizes.partition_point(|size| *size < enough);
+    sizes[..sizes.len().min(fewer + 1)].iter().copied()
+}
+
+/// A step of sequences that all stand at the same positions of the same blocks: what they write there is the same.
+fn alike(sequences: usize, positions: &Range<usize>, blocks: &[BlockId]) -> Batch {
+    let each = positions.len();
+    let sequence = |index: usize| SequenceRows {
+        rows: index * each..(index + 1) * each,
+        blocks: blocks.to_vec(),
+        context_len: positions.end,
+        adapter: None,
+        output: Wanted::LastLogits,
+    };
+    let at = positions.clone().map(|position| position as u32);
+    Batch {
+        token_ids: vec![0; sequences * each],
+        positions: std::iter::repeat_n(at, sequences).flatten().collect(),
+        sequences: (0..sequences).map(sequence).collect(),
+        ..Batch::default()
     }
 }
 

@@ -160,6 +160,12 @@ pub trait Model {
     fn device_memory(&self) -> Option<DeviceMemory> {
         None
     }
+    /// Numbers of rows, each more than the one before, whose steps are recorded when they first run, and then run by their
+    /// recordings; a step of fewer rows runs as one of the next larger. The first takes far longer, so it should be no
+    /// request's.
+    fn recorded_rows(&self) -> &[usize] {
+        &[]
+    }
     /// Takes an output back once it has been read, so that its memory can serve the next step.
     fn recycle(&mut self, output: StepOutput) {
         drop(output);

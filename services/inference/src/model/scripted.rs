@@ -46,6 +46,7 @@ pub struct Scripted {
     spare: StepOutput,
     controls: Controls,
     memory: Option<DeviceMemory>,
+    recorded_rows: Vec<usize>,
 }
 
 /// A test's hands on a scripted model that an engine owns. Cheap to clone.
@@ -138,6 +139,7 @@ impl Scripted {
             spare: StepOutput::default(),
             controls: Controls::default(),
             memory: None,
+            recorded_rows: Vec::new(),
         }
     }
 
@@ -145,6 +147,13 @@ impl Scripted {
     #[must_use]
     pub fn on_device(mut self, memory: DeviceMemory) -> Self {
         self.memory = Some(memory);
+        self
+    }
+
+    /// The same, as if it recorded steps of so many rows.
+    #[cfg(test)]
+    pub(crate) fn recording(mut self, rows: &[usize]) -> Self {
+        self.recorded_rows = rows.to_vec();
         self
     }
 
@@ -242,6 +251,10 @@ impl Model for Scripted {
 
     fn device_memory(&self) -> Option<DeviceMemory> {
         self.memory
+    }
+
+    fn recorded_rows(&self) -> &[usize] {
+        &self.recorded_rows
     }
 
     fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError> {

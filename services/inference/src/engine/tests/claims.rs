@@ -355,3 +355,15 @@ fn a_tenant_that_has_its_share_is_refused_and_others_are_not() {
     assert!(run_with(&mut bench, handle.embed(inputs("quiet"), None)).is_ok());
     assert_eq!(bench.count_of(Outcome::ShareFull), 2);
 }
+
+/// Of every size up to the first that holds what a step may: ones that decode, and ones with prompts of two tokens.
+#[test]
+fn no_request_waits_for_a_step_that_is_recorded() {
+    let model = Scripted::unsure(VOCABULARY).recording(&[1, 4, 12, 32, 64]);
+    let limits = StepLimits { max_sequences: 8, max_batched_tokens: 16 };
+    let bench = Bench::new(Setup { model, limits, ..Setup::default() });
+    let warm_up = 2;
+    assert_eq!(bench.controls.passes(), warm_up + 3 + 3);
+    assert_eq!(bench.controls.rows(), (4 + 1) + (1 + 4 + 12) + (4 + 12 + 32));
+    assert_eq!(bench.free(), bench.total());
+}

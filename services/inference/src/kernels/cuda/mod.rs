@@ -26,7 +26,11 @@ use std::{cell::OnceCell, sync::Arc};
 use coded::CodedFunctions;
 pub(crate) use coded::{Coded, Linear};
 use cudarc::{
-    driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, sys},
+    driver::{
+        CudaContext, CudaFunction, CudaModule, CudaStream, DriverError,
+        result::stream::{self, StreamKind},
+        sys,
+    },
     nvrtc::{self, CompileError, CompileOptions},
 };
 use host::Pool;
@@ -96,7 +100,7 @@ impl From<TchError> for GpuError {
 pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
     index: usize,
-    /// As libtorch names the stream.
+    /// As libtorch names the stream: a stream that is not its own, by its handle.
     stream_id: i64,
     kind: Kind,
     heads: Heads,
@@ -153,9 +157,13 @@ impl Gpu {
         let module = compile(&context, chip, include_str!("step.cu"), &form.constants(dtype))?;
         let multiprocessors =
             context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let (stream_id, handle) = shim::new_stream(index)?;
-        // SAFETY: libtorch made the stream on this device and never gives one back.
-        let stream = unsafe { context.wrap_borrowed_stream(handle.cast()) };
+        // Not one of libtorch's: it has some dozens and hands them out again, and where one model records, nobody else may
+        // launch.
+        context.bind_to_thread()?;
+        let handle = stream::create(StreamKind::NonBlocking)?;
+        // SAFETY: it was made on this device, and is never given back, since libtorch goes on naming it.
+        let stream = unsafe { context.wrap_borrowed_stream(handle) };
+        let stream_id = handle as i64;
         shim::enter_stream(index, stream_id)?;
         Ok(Self {
             pinned: Pool::of(&context),

@@ -29,17 +29,6 @@ char* answer(Call&& call) {
 
 extern "C" {
 
-// Makes a stream on a CUDA device; answers its name and its handle.
-char* weft_new_stream(int device, int64_t* id, void** handle) {
-    return answer([&] {
-        const c10::Device on(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(device));
-        const auto* guard = c10::impl::getDeviceGuardImpl(on.type());
-        const c10::Stream stream = guard->getNewStream(on);
-        *id = stream.id();
-        *handle = guard->getStreamNativeHandle(stream);
-    });
-}
-
 // Makes a device and a stream of it the current ones of this thread.
 char* weft_enter_stream(int device, int64_t id) {
     return answer([&] {

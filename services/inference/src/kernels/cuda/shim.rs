@@ -10,7 +10,6 @@ use super::GpuError;
 type Handle = *const c_void;
 
 unsafe extern "C" {
-    fn weft_new_stream(device: c_int, id: *mut i64, handle: *mut *mut c_void) -> *mut c_char;
     fn weft_enter_stream(device: c_int, id: i64) -> *mut c_char;
     fn weft_flash_attention(
         queries: Handle,
@@ -26,15 +25,7 @@ unsafe extern "C" {
     fn weft_free_text(text: *mut c_char);
 }
 
-/// Makes a stream on a device: libtorch's name for it, and its handle.
-pub(super) fn new_stream(device: usize) -> Result<(i64, *mut c_void), GpuError> {
-    let (mut id, mut handle) = (0, std::ptr::null_mut());
-    // SAFETY: both places outlive the call, which writes them where it answers no error.
-    answer(unsafe { weft_new_stream(index(device)?, &raw mut id, &raw mut handle) })?;
-    Ok((id, handle))
-}
-
-/// Makes a stream that [`new_stream`] has named the current one of this thread, for libtorch.
+/// Makes a stream the current one of this thread, for libtorch.
 pub(super) fn enter_stream(device: usize, id: i64) -> Result<(), GpuError> {
     // SAFETY: takes plain numbers; a device that is not there is an error.
     answer(unsafe { weft_enter_stream(index(device)?, id) })

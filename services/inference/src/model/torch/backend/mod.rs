@@ -31,6 +31,15 @@ pub(super) struct Shape {
     pub(super) block_size: usize,
 }
 
+/// How far the operations of a recorded step go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// To the last layer's end: there are prompts in it, and few of its rows want logits.
+    Hidden,
+    /// To the logits of all rows.
+    Logits,
+}
+
 /// Some rows of a step, and what an adapter adds to them.
 #[derive(Debug)]
 pub(super) struct Adapted<'a, T> {
@@ -85,17 +94,24 @@ pub(super) trait Backend {
         rotations: Rotations,
     ) -> Result<Self::Plan<'a>, ModelError>;
 
-    /// Lays out a decode step: one row of each sequence, nothing wanted but logits, no adapter.
-    fn decode_plan<'a>(
-        &mut self,
-        shape: &Shape,
-        batch: &'a Batch,
-        rotations: Rotations,
-    ) -> Result<Self::Plan<'a>, ModelError> {
-        self.plan(shape, batch, rotations)
+    /// As [`crate::model::Model::recorded_rows`].
+    fn recorded_rows(&self) -> &[usize] {
+        &[]
     }
 
-    /// Runs the operations of a decode step. A backend may record them and not run them again for steps like this one: so
+    /// Lays out a step of which nothing is wanted but logits, and in which there is no adapter, to be [`Self::recorded`];
+    /// nothing where the backend does not record such.
+    fn recorded_plan<'a>(
+        &mut self,
+        _shape: &Shape,
+        _batch: &'a Batch,
+        _rotations: &Rotations,
+        _part: Part,
+    ) -> Result<Option<Self::Plan<'a>>, ModelError> {
+        Ok(None)
+    }
+
+    /// Runs the operations of such a step. A backend may record them and not run them again for steps like this one: so
     /// they may depend on nothing but the plan.
     fn recorded(
         &mut self,

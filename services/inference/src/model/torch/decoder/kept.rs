@@ -25,6 +25,12 @@ impl Kept {
         Self { rows, of: wanted.len() }
     }
 
+    /// All rows of a step.
+    pub(super) fn all(batch: &Batch) -> Self {
+        let of = batch.token_ids.len();
+        Self { rows: (0..of).collect(), of }
+    }
+
     /// Which of the step's rows.
     pub(super) fn rows(&self) -> &[usize] {
         &self.rows

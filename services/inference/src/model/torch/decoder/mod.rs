@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::{
     adapter::{Groups, Loader, Widths},
-    backend::{Backend, Shape},
+    backend::{Backend, Part, Shape},
     rope::{Rope, Rotations},
 };
 use crate::{
@@ -55,6 +55,10 @@ impl<B: Backend> Model for Decoder<B> {
         self.backend.device_memory()
     }
 
+    fn recorded_rows(&self) -> &[usize] {
+        self.backend.recorded_rows()
+    }
+
     fn allocate_cache(&mut self, blocks: usize, block_size: usize) -> Result<(), ModelError> {
         if blocks == 0 || block_size == 0 {
             return Err(ModelError::Step(format!(
@@ -77,8 +81,14 @@ impl<B: Backend> Model for Decoder<B> {
         }
         let groups = Groups::of(batch)?;
         let rotations = self.rotations(batch);
-        if groups.is_empty() && is_decode(batch) {
-            return Ok(StepOutput { logits: self.decode(batch, rotations)?, ..StepOutput::default() });
+        if groups.is_empty() && wants_logits_alone(batch) {
+            let part = if is_decode(batch) { Part::Logits } else { Part::Hidden };
+            if let Some(plan) = self.backend.recorded_plan(&self.shape, batch, &rotations, part)? {
+                return Ok(StepOutput {
+                    logits: self.recorded(batch, &plan, part)?,
+                    ..StepOutput::default()
+                });
+            }
         }
         let plan = self.backend.plan(&self.shape, batch, rotations)?;
         let kept = Kept::of(batch);
@@ -100,24 +110,35 @@ struct Hidden<B: Backend> {
     kept: Kept,
 }
 
-/// Whether every sequence has one row, and nothing is wanted but logits.
+/// Whether nothing is wanted but logits.
+fn wants_logits_alone(batch: &Batch) -> bool {
+    let sums = batch.sequences.iter().any(|sequence| sequence.output == Wanted::HiddenSum);
+    batch.scored.is_empty() && !sums
+}
+
+/// Whether every sequence has one row and wants its logits.
 fn is_decode(batch: &Batch) -> bool {
     let decodes = |sequence: &SequenceRows| sequence.rows.len() == 1 && sequence.output == Wanted::LastLogits;
-    batch.scored.is_empty() && batch.sequences.iter().all(decodes)
+    batch.sequences.iter().all(decodes)
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Logits of all rows of a step that only decodes.
-    fn decode(&mut self, batch: &Batch, rotations: Rotations) -> Result<Values, ModelError> {
-        let plan = self.backend.decode_plan(&self.shape, batch, rotations)?;
-        let (groups, kept) = (Groups::default(), Kept::of(batch));
-        let pass = Pass { batch, plan: &plan, groups: &groups, kept: &kept };
+    /// Logits of a step whose operations the backend records.
+    fn recorded(&mut self, batch: &Batch, plan: &B::Plan<'_>, part: Part) -> Result<Values, ModelError> {
+        let (groups, kept) = (Groups::default(), Kept::all(batch));
+        let pass = Pass { batch, plan, groups: &groups, kept: &kept };
         let network = &mut self.network;
-        let logits = self.backend.recorded(&plan, &mut |backend| {
+        let rows = self.backend.recorded(plan, &mut |backend| {
             let hidden = network.hidden(backend, &pass)?;
-            network.logits(backend, &hidden)
+            match part {
+                Part::Hidden => Ok(hidden),
+                Part::Logits => network.logits(backend, &hidden),
+            }
         })?;
-        self.backend.values(logits)
+        match part {
+            Part::Hidden => self.wanted_logits(&Hidden { rows, kept }, batch),
+            Part::Logits => self.backend.values(rows),
+        }
     }
 
     fn rotations(&self, batch: &Batch) -> Rotations {

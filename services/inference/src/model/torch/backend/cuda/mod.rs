@@ -1,8 +1,8 @@
 //! On a GPU: libtorch's matrix products, our kernels for everything else, all on one stream.
 //!
-//! A decode step of a small model is hundreds of launches of a few microseconds each, and it is the launching that takes
-//! the time. So the operations of a decode step are recorded once for each number of rows (`recorded`), and launched at a
-//! stroke from then on; steps with prompts in them are launched one by one.
+//! A small step is hundreds of launches of a few microseconds each, and it is the launching that takes the time. So the
+//! operations of decode steps, and of short prompts, are recorded once for each number of rows (`recorded`), and launched at
+//! a stroke from then on; those of long prompts are launched one by one.
 
 mod plan;
 mod recorded;
@@ -14,7 +14,7 @@ use recorded::Step;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{
-    Adapted, Backend, Shape,
+    Adapted, Backend, Part, Shape,
     libtorch::add_low_rank,
     lowrank::{Dense, ForLibtorch},
     step,
@@ -35,10 +35,12 @@ pub(in crate::model::torch) struct Cuda {
     place: Place,
     /// Longest sequence of the model: how long a block table can be.
     context: usize,
+    /// Numbers in all of its matrices: a row is multiplied by about as many.
+    weights: usize,
     /// Rows of earlier operations, while a step is recorded: its memory must be its own.
     spare: Option<Spare>,
-    /// Steps that are, or will be, recorded, by their rows.
-    steps: HashMap<usize, Step>,
+    /// Steps that are, or will be, recorded, by their rows and how far they go.
+    steps: HashMap<(usize, Part), Step>,
 }
 
 type Spare = Rc<RefCell<Vec<Tensor>>>;
@@ -119,7 +121,7 @@ impl Cuda {
         };
         let gpu = gpu.map_err(refused)?;
         let place = Place { device, kind };
-        Ok(Self { gpu, place, context, spare: None, steps: HashMap::new() })
+        Ok(Self { gpu, place, context, weights: 0, spare: None, steps: HashMap::new() })
     }
 
     /// Rows whose content is arbitrary.
@@ -210,7 +212,9 @@ impl Backend for Cuda {
                 Weights::Coded(Coded::new(&matrix, &self.gpu).map_err(refused)?)
             }
         };
-        Ok(Matrix { weights, bias: bias.map(|bias| self.place.placed(bias)).transpose()? })
+        let matrix = Matrix { weights, bias: bias.map(|bias| self.place.placed(bias)).transpose()? };
+        self.weights += matrix.outputs() * matrix.inputs();
+        Ok(matrix)
     }
 
     fn norm_weight(&self, weight: &Tensor, epsilon: f32) -> Result<Norm, LoadError> {
@@ -245,13 +249,18 @@ impl Backend for Cuda {
         self.plan_once(shape, batch, &rotations)
     }
 
-    fn decode_plan(
+    fn recorded_rows(&self) -> &[usize] {
+        &recorded::ROWS
+    }
+
+    fn recorded_plan(
         &mut self,
         shape: &Shape,
         batch: &Batch,
-        rotations: Rotations,
-    ) -> Result<Plan, ModelError> {
-        self.plan_recorded(shape, batch, &rotations)
+        rotations: &Rotations,
+        part: Part,
+    ) -> Result<Option<Plan>, ModelError> {
+        self.plan_recorded((shape, batch, rotations), part)
     }
 
     fn recorded(

@@ -10,11 +10,21 @@ use crate::{
     model::{
         Batch, ModelError, SequenceRows,
         torch::{
-            backend::{Shape, step},
+            backend::{Part, Shape, step},
             rope::Rotations,
         },
     },
 };
+
+/// Bytes of keys and values that the rows of a recorded step's prompts may look at in a layer. Row by row they are read again
+/// and again, from the chip's cache: so much takes less time, with 30 layers on an H200, than launching the operations of
+/// flash attention one by one.
+const MOST_LOOKED_AT: usize = 256 << 20;
+
+/// Products in a recorded step with prompts. So many take such a chip as long as the launches of a model's operations, which
+/// run beside them: with more there is nothing to be saved, and the rows that fill a recorded step up cost more than they
+/// save.
+const MOST_PRODUCTS: usize = 1_000_000_000_000;
 
 /// A step.
 #[derive(Debug)]
@@ -25,8 +35,16 @@ pub(in crate::model::torch) struct Plan {
     pub(super) inputs: Rc<Inputs>,
     pub(super) shares: Option<Rc<Shares>>,
     pub(super) prefill: Option<Prefill>,
-    /// Rows that were asked for, of a recorded step.
-    pub(super) recorded: Option<usize>,
+    /// What was asked for, of a recorded step.
+    pub(super) recorded: Option<Asked>,
+}
+
+/// What a recorded step is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// Its first rows; the others are in no sequence.
+    pub(super) rows: usize,
+    pub(super) part: Part,
 }
 
 /// A step's integers and angles: parts of one tensor, so that they travel together.
@@ -173,10 +191,9 @@ impl Cuda {
         rotations: &Rotations,
     ) -> Result<Plan, ModelError> {
         self.gpu.enter_stream().map_err(step)?;
-        let by_flash = |rows: &Range<usize>| rows.len() > 1 && self.gpu.has_flash_attention();
         let mut attending = Vec::new();
         for (index, sequence) in batch.sequences.iter().enumerate() {
-            if !by_flash(&sequence.rows) {
+            if !self.by_flash(&sequence.rows) {
                 attending.extend(sequence.rows.clone().map(|row| (row, index)));
             }
         }
@@ -188,7 +205,8 @@ impl Cuda {
             owners: batch.sequences.len(),
             table_length: batch.sequences.iter().map(needed).max().unwrap_or(0),
         };
-        let prompts = batch.sequences.iter().filter(|sequence| by_flash(&sequence.rows)).collect::<Vec<_>>();
+        let prompts =
+            batch.sequences.iter().filter(|sequence| self.by_flash(&sequence.rows)).collect::<Vec<_>>();
         let packed =
             Tensor::f_empty([extent.total() as i64], (Kind::Int, self.place.device)).map_err(step)?;
         self.gpu.upload(&extent.pack(shape, batch, rotations, &attending), &packed).map_err(step)?;
@@ -202,18 +220,21 @@ impl Cuda {
         })
     }
 
-    /// A decode step that is recorded, or will be; launched operation by operation where it has more rows than such, or
-    /// longer sequences than the model says it has.
+    /// A step that is recorded, or will be; nothing where it has more rows than such, longer sequences than the model says it
+    /// has, or prompts of such length that they are better off without.
     pub(super) fn plan_recorded(
         &mut self,
-        shape: &Shape,
-        batch: &Batch,
-        rotations: &Rotations,
-    ) -> Result<Plan, ModelError> {
+        (shape, batch, rotations): (&Shape, &Batch, &Rotations),
+        part: Part,
+    ) -> Result<Option<Plan>, ModelError> {
         let asked = batch.token_ids.len();
         let longest = batch.sequences.iter().map(|sequence| sequence.context_len).max().unwrap_or(0);
-        let rows = Step::rows_for(asked).filter(|_| longest <= self.context);
-        let Some(rows) = rows else { return self.plan_once(shape, batch, rotations) };
+        let fits = |rows: &usize| {
+            longest <= self.context
+                && self.looked_at(shape, batch) <= MOST_LOOKED_AT
+                && (part == Part::Logits || rows * self.weights <= MOST_PRODUCTS)
+        };
+        let Some(rows) = Step::rows_for(asked).filter(fits) else { return Ok(None) };
         self.gpu.enter_stream().map_err(step)?;
         let extent = Extent {
             rows,
@@ -222,21 +243,37 @@ impl Cuda {
             owners: rows,
             table_length: self.context.div_ceil(shape.block_size).min(shape.blocks),
         };
-        if !self.steps.contains_key(&rows) {
+        let key = (rows, part);
+        if !self.steps.contains_key(&key) {
             let made = self.step(extent)?;
-            self.steps.insert(rows, made);
+            self.steps.insert(key, made);
         }
-        let made = &self.steps[&rows];
-        let attending: Vec<(usize, usize)> = (0..asked).map(|row| (row, row)).collect();
+        let made = &self.steps[&key];
+        let sequences = batch.sequences.iter().enumerate();
+        let attending =
+            sequences.flat_map(|(index, sequence)| sequence.rows.clone().map(move |row| (row, index)));
+        let attending: Vec<(usize, usize)> = attending.collect();
         self.gpu.upload(&extent.pack(shape, batch, rotations, &attending), &made.packed).map_err(step)?;
-        Ok(Plan {
+        Ok(Some(Plan {
             shape: *shape,
             rows,
             inputs: Rc::clone(&made.inputs),
             shares: made.shares.clone(),
             prefill: None,
-            recorded: Some(asked),
-        })
+            recorded: Some(Asked { rows: asked, part }),
+        }))
+    }
+
+    /// Bytes of keys and values that rows of prompts look at in a layer, one by one.
+    fn looked_at(&self, shape: &Shape, batch: &Batch) -> usize {
+        let prompts = batch.sequences.iter().filter(|sequence| self.by_flash(&sequence.rows));
+        let positions: usize = prompts.map(|prompt| prompt.rows.len() * prompt.context_len).sum();
+        positions * self.place.kv_bytes(shape)
+    }
+
+    /// Whether rows attend together where they are not recorded.
+    fn by_flash(&self, rows: &Range<usize>) -> bool {
+        rows.len() > 1 && self.gpu.has_flash_attention()
     }
 
     /// Room for the shares of some rows' attention, where it is cut into any.
@@ -339,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_recorded_step_takes_the_next_larger_number_of_rows() {
-        let taken = [1, 2, 3, 9, 64, 65, 256, 257].map(Step::rows_for);
-        assert_eq!(taken, [Some(1), Some(2), Some(4), Some(16), Some(64), Some(96), Some(256), None]);
+        let taken = [1, 2, 3, 9, 64, 65, 512, 513].map(Step::rows_for);
+        assert_eq!(taken, [Some(1), Some(2), Some(4), Some(16), Some(64), Some(96), Some(512), None]);
     }
 }

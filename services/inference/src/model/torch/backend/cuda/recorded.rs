@@ -1,4 +1,4 @@
-//! Decode steps whose operations are recorded once and launched at a stroke.
+//! Steps whose operations are recorded once and launched at a stroke.
 
 use std::rc::Rc;
 
@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// The numbers of rows that steps are recorded for. A step takes the next larger one: rows beyond it cost little, since
-/// what takes the time of a decode step is reading the weights.
-const ROWS: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+/// what takes the time of a small step is reading the weights. With more rows than these, a step takes longer than its
+/// launches do.
+pub(super) const ROWS: [usize; 15] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 
 /// A step of some number of rows, and all memory that its operations use.
 #[derive(Debug)]
@@ -65,14 +66,14 @@ impl Cuda {
     ) -> Result<Rows, ModelError> {
         let Some(asked) = plan.recorded else { return run(self) };
         let missing = || step(format!("no step of {} rows was planned", plan.rows));
-        if self.steps.get(&plan.rows).ok_or_else(missing)?.recorded.is_none() {
+        let key = (plan.rows, asked.part);
+        if self.steps.get(&key).ok_or_else(missing)?.recorded.is_none() {
             let recorded = self.record(run)?;
-            self.steps.get_mut(&plan.rows).ok_or_else(missing)?.recorded = Some(recorded);
+            self.steps.get_mut(&key).ok_or_else(missing)?.recorded = Some(recorded);
         }
-        let recorded =
-            self.steps.get(&plan.rows).and_then(|made| made.recorded.as_ref()).ok_or_else(missing)?;
+        let recorded = self.steps.get(&key).and_then(|made| made.recorded.as_ref()).ok_or_else(missing)?;
         recorded.recording.launch().map_err(step)?;
-        let tensor = recorded.output.f_narrow(0, 0, asked as i64).map_err(step)?;
+        let tensor = recorded.output.f_narrow(0, 0, asked.rows as i64).map_err(step)?;
         Ok(Rows { tensor, spare: None })
     }
 
