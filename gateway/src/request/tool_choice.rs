@@ -1,8 +1,18 @@
-//! A tool that must be called: what the answer must then look like.
+//! A tool that must be called, and tools that may be but then as their schemas say: what the answer must look like.
 
 use serde_json::{Map, Value, json};
 
 use super::{Constraint, Faults, Form, Tool};
+
+/// Before a call that a model makes of its own accord, and after it: what most models are trained to write.
+pub(crate) const OPEN: &str = "<tool_call>";
+pub(crate) const CLOSE: &str = "</tool_call>";
+
+/// What may stand between the parts of a call: a model that likes white space must not go on with it for ever.
+const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{0,16}";
+
+/// The schema of whatever arguments.
+const ANY_ARGUMENTS: &str = "{\"type\": \"object\"}";
 
 /// Where a request says it, in every API of ours.
 const FIELD: &str = "tool_choice";
@@ -34,9 +44,59 @@ pub(crate) fn constraint(choice: &ToolChoice, tools: &[Tool], faults: &mut Fault
         .filter_map(|(index, tool)| Some((tool.name.as_str(), arguments(index, tool, faults)?)))
         .collect();
     // Without one there is nothing to choose from, and the fault is noted.
-    let form = (!schemas.is_empty()).then(|| Form::JsonSchema(call_schema(schemas).to_string()))?;
+    let form =
+        (!schemas.is_empty()).then(|| Form::JsonSchema(call_schema(schemas, ARGUMENTS).to_string()))?;
     Some(Constraint { form, field: FIELD })
 }
+
+/// Makes the constraint of tools that may be called: text, and calls of these tools where the model marks them. `strict`
+/// are those whose arguments must keep to their schemas; at most one call is made if it is to be `alone`.
+///
+/// It is a Lark grammar in llguidance's dialect: `&` and `~` are said of regular expressions, and with a `suffix` the
+/// shortest text that ends with it is meant. What begins as JSON does is a call, too: so Llama's models make them.
+pub(crate) fn allowance(
+    tools: &[Tool],
+    strict: &[bool],
+    alone: bool,
+    faults: &mut Faults,
+) -> Option<Constraint> {
+    let whatever = || serde_json::from_str(ANY_ARGUMENTS).ok();
+    let schemas: Option<Vec<(&str, Map<String, Value>)>> = tools
+        .iter()
+        .zip(strict)
+        .enumerate()
+        .map(|(index, (tool, strict))| {
+            let schema = if *strict { arguments(index, tool, faults) } else { whatever() };
+            Some((tool.name.as_str(), schema?))
+        })
+        .collect();
+    let schemas = schemas.filter(|schemas| !schemas.is_empty())?;
+    let part = |key| {
+        let mut schema = call_schema(schemas.clone(), key);
+        schema["x-guidance"] = json!({ "whitespace_pattern": WHITESPACE });
+        schema
+    };
+    let (call, other) = (part(ARGUMENTS), part(PARAMETERS));
+    let calls = if alone { "SPACE" } else { "(next call)* TEXT" };
+    let grammar = format!(
+        r#"start: TEXT_ONLY | first call {calls} | SPACE (named | otherwise) SPACE
+first[suffix="{OPEN}"]: BEGINNING
+next[suffix="{OPEN}"]: /(?s:.*)/
+call: SPACE named SPACE "{CLOSE}"
+named: %json {call}
+otherwise: %json {other}
+BEGINNING: /\s*([^{{\s](?s:.*))?/
+TEXT: /(?s:.*)/ & ~/(?s:.*){OPEN}(?s:.*)/
+TEXT_ONLY: BEGINNING & TEXT
+SPACE: /{WHITESPACE}/
+"#
+    );
+    Some(Constraint { form: Form::Lark(grammar), field: "tools" })
+}
+
+/// What models call the arguments of a call; Llama's, whose whole answer is the call, say `parameters`.
+const ARGUMENTS: &str = "arguments";
+const PARAMETERS: &str = "parameters";
 
 /// The schema of a tool's arguments.
 fn arguments(index: usize, tool: &Tool, faults: &mut Faults) -> Option<Map<String, Value>> {
@@ -44,29 +104,29 @@ fn arguments(index: usize, tool: &Tool, faults: &mut Faults) -> Option<Map<Strin
     match serde_json::from_str(&tool.parameters_json_schema) {
         Ok(Value::Object(schema)) => Some(schema),
         Ok(_) => {
-            faults.wrong.push(field, "is no JSON object; must be a schema where `tool_choice` is set");
+            faults.wrong.push(field, "is no JSON object; must be a schema where it is to be kept to");
             None
         }
         Err(error) => {
-            faults.wrong.push(field, format!("is not JSON ({error}); must be where `tool_choice` is set"));
+            faults.wrong.push(field, format!("is not JSON ({error}); must be where it is to be kept to"));
             None
         }
     }
 }
 
-/// The schema of a call of one of these tools.
-fn call_schema(tools: Vec<(&str, Map<String, Value>)>) -> Value {
+/// The schema of a call of one of these tools, whose arguments are at `key`.
+fn call_schema(tools: Vec<(&str, Map<String, Value>)>, key: &str) -> Value {
     let alone = tools.len() == 1;
     let mut calls: Vec<Value> = tools
         .into_iter()
         .enumerate()
         .map(|(index, (name, mut arguments))| {
             let root = if alone { String::new() } else { format!("/anyOf/{index}") };
-            move_root(&mut arguments, &format!("#{root}/properties/arguments"));
+            move_root(&mut arguments, &format!("#{root}/properties/{key}"));
             json!({
                 "type": "object",
-                "properties": { "name": { "const": name }, "arguments": arguments },
-                "required": ["name", "arguments"],
+                "properties": { "name": { "const": name }, key: arguments },
+                "required": ["name", key],
                 "additionalProperties": false,
             })
         })
@@ -133,6 +193,23 @@ mod tests {
         assert_eq!(arguments["properties"]["left"]["$ref"], "#/anyOf/1/properties/arguments");
         assert_eq!(arguments["properties"]["$ref"]["$ref"], "#/anyOf/1/properties/arguments/$defs/a");
         assert_eq!(call.pointer("/anyOf/1/properties/arguments/$defs/a"), Some(&json!({ "enum": ["#"] })));
+    }
+
+    /// The tests of inference hold to this grammar what the model may say.
+    #[test]
+    fn tools_that_may_be_called_make_a_grammar_of_text_and_calls() {
+        let city = r#"{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}"#;
+        let tools = [tool("weather", city), tool("other", "{\"type\":\"string\"}")];
+        let grammar = |alone| {
+            let mut faults = Faults::default();
+            let constraint = allowance(&tools, &[true, false], alone, &mut faults).unwrap();
+            faults.into_result().unwrap();
+            let Form::Lark(text) = constraint.form else { panic!("no grammar") };
+            text
+        };
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tool_calls.lark");
+        assert_eq!(grammar(false), std::fs::read_to_string(golden).unwrap());
+        assert!(grammar(true).starts_with("start: TEXT_ONLY | first call SPACE |"));
     }
 
     #[test]

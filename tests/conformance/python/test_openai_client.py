@@ -8,6 +8,7 @@ import openai
 import pytest
 from mesh import BINARIES, ROOT, Mesh, eventually
 from openai import OpenAI
+from pydantic import BaseModel
 from service import Service
 from test_chat import is_idle
 from test_openai import GREEDY, MODEL, QUESTION, WEATHER, Capital
@@ -50,6 +51,22 @@ def test_the_stream_helper_gathers_the_arguments_of_a_tool(client: OpenAI) -> No
     assert (event.name, set(event.parsed_arguments)) == ("get_weather", {"city"})
     (call,) = stream.get_final_completion().choices[0].message.tool_calls
     assert call.function.arguments == event.arguments
+
+
+class Forecast(BaseModel):
+    """What the weather is asked of."""
+
+    city: str
+
+
+def test_tools_made_of_models_need_not_be_called(client: OpenAI) -> None:
+    messages = [{"role": "user", "content": "Say hello."}]
+    tools = [openai.pydantic_function_tool(Forecast, name="forecast")]
+    request = GREEDY | {"max_tokens": 64, "messages": messages, "tools": tools, "stop": [".", "!"]}
+    answer = client.chat.completions.parse(**request).choices[0]
+    for call in answer.message.tool_calls or []:
+        assert isinstance(call.function.parsed_arguments, Forecast)
+    assert answer.message.content or answer.message.tool_calls
 
 
 def test_a_raw_answer_brings_its_headers(client: OpenAI) -> None:

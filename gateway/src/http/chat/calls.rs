@@ -9,8 +9,7 @@ use std::mem;
 
 use serde_json::Value;
 
-const OPEN: &str = "<tool_call>";
-const CLOSE: &str = "</tool_call>";
+use crate::request::tool_choice::{CLOSE, OPEN};
 
 /// Reads calls out of an answer that comes in pieces.
 #[derive(Debug)]

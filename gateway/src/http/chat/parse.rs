@@ -134,8 +134,7 @@ fn json_schema(format: &mut Fields<'_>) -> Option<Form> {
 /// The tools that the model is offered, and what the answer is read for.
 fn offered(fields: &mut Fields<'_>, constraint: &mut Option<Constraint>) -> (Vec<Tool>, Calls) {
     let choice = fields.take::<Value>("tool_choice");
-    let strict_allowed = choice.as_ref().is_some_and(|choice| choice == "required" || choice.is_object());
-    let tools = fields.each("tools", |tool| read_tool(tool, strict_allowed));
+    let (tools, strict): (Vec<Tool>, Vec<bool>) = fields.each("tools", read_tool).into_iter().unzip();
     let one_call = fields.take("parallel_tool_calls") == Some(false);
     let calls = match choice {
         None => Calls::Marked,
@@ -150,11 +149,27 @@ fn offered(fields: &mut Fields<'_>, constraint: &mut Option<Constraint>) -> (Vec
     if calls == Calls::Marked && tools.is_empty() {
         return (tools, Calls::None);
     }
-    if calls == Calls::Marked && one_call {
-        let rule = "is false; must be true unless `tool_choice` makes the model call a tool (one, then)";
-        fields.wrong("parallel_tool_calls", rule);
+    // Where it must call one, what it says is one call by the tool's schema anyway.
+    if calls == Calls::Marked && (one_call || strict.contains(&true)) {
+        allow(&tools, &strict, one_call, fields, constraint);
     }
     (tools, calls)
+}
+
+/// Lets the model call tools if it likes, but not otherwise than it should.
+fn allow(
+    tools: &[Tool],
+    strict: &[bool],
+    one_call: bool,
+    fields: &mut Fields<'_>,
+    constraint: &mut Option<Constraint>,
+) {
+    if constraint.is_some() {
+        let rule = "is set; must not be beside tools that are `strict`, or of which one may be called at most, unless `tool_choice` is \"none\"";
+        fields.wrong("response_format", rule);
+        return;
+    }
+    *constraint = tool_choice::allowance(tools, strict, one_call, fields.faults());
 }
 
 fn force(choice: Value, tools: &[Tool], fields: &mut Fields<'_>, constraint: &mut Option<Constraint>) {
@@ -191,7 +206,8 @@ fn tool_choice(choice: Value, fields: &mut Fields<'_>) -> Option<ToolChoice> {
     }
 }
 
-fn read_tool(mut tool: Fields<'_>, strict_allowed: bool) -> Option<Tool> {
+/// A tool, and whether its arguments must keep to its schema.
+fn read_tool(mut tool: Fields<'_>) -> Option<(Tool, bool)> {
     let kind: String = tool.need("type");
     if !kind.is_empty() && kind != "function" {
         tool.wrong("type", format!("is {kind:?}; must be \"function\""));
@@ -201,13 +217,10 @@ fn read_tool(mut tool: Fields<'_>, strict_allowed: bool) -> Option<Tool> {
         let name = function.need("name");
         let description = function.take("description").unwrap_or_default();
         let parameters: Option<Map<String, Value>> = function.take("parameters");
-        if function.take("strict").unwrap_or(false) && !strict_allowed {
-            let rule = "is true; must be false unless `tool_choice` makes the model call a tool";
-            function.wrong("strict", rule);
-        }
+        let strict = function.take("strict").unwrap_or(false);
         function.finish(&[]);
         let schema = Value::Object(parameters.unwrap_or_default());
-        Tool { name, description, parameters_json_schema: schema.to_string() }
+        (Tool { name, description, parameters_json_schema: schema.to_string() }, strict)
     });
     if read.is_none() {
         tool.wrong("function", "is missing; must be an object with a `name`");

@@ -1,6 +1,7 @@
 //! Tool calls: marked by the model, or made to happen.
 
 use serde_json::{Value, json};
+use weft_proto::common::v1::constraint::Form;
 
 use super::client::{CHAT, answered, post, question, send, words_of};
 use crate::front::Front;
@@ -56,4 +57,40 @@ async fn a_tool_that_must_be_called_is_called() {
         (&json!(null), &json!("weather"))
     );
     assert_eq!(answer["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tools_that_may_be_called_are_called_by_their_schemas_or_once_if_that_is_asked() {
+    let front = Front::new().await;
+    let mut strict = weather();
+    strict[0]["function"]["strict"] = json!(true);
+    let once = json!({ "tools": weather(), "parallel_tool_calls": false });
+    for (more, held_to) in [
+        (json!({ "tools": weather() }), None),
+        (json!({ "tools": &strict }), Some("(next call)*")),
+        (once, Some("first call SPACE")),
+        (json!({ "tools": &strict, "tool_choice": "none" }), None),
+    ] {
+        let body = question(more);
+        let play = async {
+            let mut call = front.inference.call().await;
+            let form = call.request.constraint.take().and_then(|constraint| constraint.form);
+            let grammar = form.map(|form| match form {
+                Form::LarkGrammar(text) => text,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(grammar.is_some(), held_to.is_some(), "{body}");
+            assert!(grammar.unwrap_or_default().contains(held_to.unwrap_or_default()), "{body}");
+            call.start().await;
+            words_of(&front, &mut call, &["So."]).await;
+            call.end().await;
+        };
+        let (mut reply, ()) = tokio::join!(send(&front, post(CHAT, &body)), play);
+        assert_eq!(reply.json().await["choices"][0]["message"]["content"], "So.");
+    }
+
+    let form = json!({ "type": "json_object" });
+    let body = question(json!({ "tools": strict, "response_format": form }));
+    let error = send(&front, post(CHAT, &body)).await.error().await;
+    assert_eq!(error["param"], "response_format");
 }

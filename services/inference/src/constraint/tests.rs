@@ -145,6 +145,54 @@ async fn an_expression_a_grammar_and_a_choice_hold_for_the_whole_output() {
     }
 }
 
+/// Whether the grammar lets a text through, and lets it end there.
+fn lets(grammar: &Grammar, text: &str) -> bool {
+    let mut guide = grammar.guide();
+    for byte in text.bytes() {
+        if !guide.mask().unwrap().has(byte.into()) {
+            return false;
+        }
+        if guide.accept(byte.into()).unwrap() == Progress::Complete {
+            return text.ends_with(char::from(byte));
+        }
+    }
+    guide.mask().unwrap().has(END)
+}
+
+/// The gateway's tests hold it to make this grammar: of the tool `weather`, which has a `city`, and of `other`.
+#[tokio::test]
+async fn tools_that_may_be_called_are_called_by_their_schemas() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tool_calls.lark");
+    let grammar = grammar(Form::Lark(std::fs::read_to_string(golden).unwrap())).await.unwrap();
+    let oslo = r#"<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>"#;
+    let good = [
+        "",
+        "Let me see.\nIt is {cold}.",
+        "What is a <tool_cal> or a </tool_call>?",
+        oslo,
+        &format!("Let me see. {oslo}\n{oslo} So."),
+        "<tool_call>\n{\"name\": \"other\", \"arguments\": {\"a\": [1]}}\n</tool_call>",
+        r#"{"name": "weather", "parameters": {"city": "Oslo"}}"#,
+        r#"{"name": "weather", "arguments": {"city": "Oslo"}}"#,
+    ];
+    for text in good {
+        assert!(lets(&grammar, text), "{text}");
+    }
+    let bad = [
+        "<tool_call>",
+        "<tool_call>Oslo",
+        r#"<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}"#,
+        r#"<tool_call>{"name": "weather", "arguments": {}}</tool_call>"#,
+        r#"Well. <tool_call>{"name": "weather", "arguments": {"city": 3}}</tool_call>"#,
+        r#"<tool_call>{"name": "wether", "arguments": {"city": "Oslo"}}</tool_call>"#,
+        r#"{"name": "weather", "parameters": {"town": "Oslo"}}"#,
+        r#" {"weather": 1}"#,
+    ];
+    for text in bad {
+        assert!(!lets(&grammar, text), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn any_json_object_is_one() {
     let grammar = grammar(Form::JsonObject).await.unwrap();
