@@ -167,10 +167,12 @@ impl Pipeline {
         let lease = self.enter(scope, &served.model.id, ask.options.adapter_id.as_deref())?;
         let max_tokens = ask.options.stop.max_tokens;
         let size = Size { prompt: ask.prompt.extent(), max_tokens, answers: ask.options.answers() };
-        let permit = self.admit(scope, ask.options.priority, size).await?;
+        let admitted = self.admit(scope, ask.options.priority, size).await;
+        let permit = admitted.inspect_err(|error| lease.waive_for(error))?;
         let (policy, options) = (self.policy(ask.options.safety_policy.as_deref()), &ask.options);
         let story = Story { pipeline: self, scope, options, served, policy, lease, permit: &permit };
-        let (begun, reservation) = story.begin(&mut ask.prompt).await?;
+        let begun = story.begin(&mut ask.prompt).await;
+        let (begun, reservation) = begun.inspect_err(|error| story.lease.waive_for(error))?;
         let held = quota::held(begun.events, (story.lease, reservation), ask.options.answers());
         Ok((Beginning { events: held.boxed(), ..begun }, permit))
     }

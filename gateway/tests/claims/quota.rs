@@ -20,10 +20,15 @@ use crate::{
 
 /// The gateway with these limits; callers are the tenant without a name.
 async fn front(limits: &str) -> (Front, TempDir) {
+    front_with(limits, "").await
+}
+
+/// The same, with more in its config.
+async fn front_with(limits: &str, more: &str) -> (Front, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("quota.toml");
     std::fs::write(&file, limits).unwrap();
-    let config = format!("[quota]\nwindow = \"1day\"\nfile = {file:?}\n[retry]\nmax_attempts = 1\n");
+    let config = format!("[quota]\nwindow = \"1day\"\nfile = {file:?}\n[retry]\nmax_attempts = 1\n{more}");
     (Front::with(&config).await, folder)
 }
 
@@ -80,6 +85,31 @@ async fn what_could_not_begin_costs_nothing() {
     assert_eq!(asking.await.unwrap().err().unwrap().code(), Code::Unavailable);
     front.safety.hold_verdicts(false);
     assert_eq!(used(&front).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_finds_no_room_or_nobody_is_none() {
+    let (front, _folder) =
+        front_with("[default]\nrequests = 2", "[admission]\nmax_running = 1\nmax_wait = \"0s\"").await;
+    let running = front.asking(question(50));
+    let mut call = front.inference.call().await;
+    call.start().await;
+    let answer = running.await.unwrap().unwrap();
+    for _ in 0..3 {
+        let status = front.chat(question(50)).await.err().unwrap();
+        assert_eq!(status.get_details_error_info().unwrap().reason, "OVERLOADED", "{status:?}");
+    }
+    call.end().await;
+    answer.whole().await;
+    front.inference.refuse([Status::unavailable("on purpose")]);
+    assert_eq!(front.chat(question(50)).await.err().unwrap().code(), Code::Unavailable);
+
+    // One was answered; this is the second, and there is no third.
+    let asking = front.asking(question(50));
+    front.inference.call().await.start().await;
+    asking.await.unwrap().unwrap();
+    let status = front.chat(question(50)).await.err().unwrap();
+    assert_eq!(status.get_details_error_info().unwrap().reason, "QUOTA_REQUESTS", "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,8 +92,8 @@ impl Account {
         Self { clock, requests: Window::default(), tokens: Window::default(), reserved: 0, streams: 0 }
     }
 
-    /// Lets a request begin.
-    pub(super) fn begin(&mut self, limits: &Limits, now: Instant) -> Result<(), Refusal> {
+    /// Lets a request begin; the slot in which that is noted.
+    pub(super) fn begin(&mut self, limits: &Limits, now: Instant) -> Result<Slot, Refusal> {
         let slot = self.turn(now);
         if let Some(limit) = limits.streams.filter(|limit| self.streams >= *limit) {
             // They end when they end; nobody knows when.
@@ -116,7 +116,12 @@ impl Account {
         self.room(limits, 1, now)?;
         self.requests.add(slot, 1);
         self.streams += 1;
-        Ok(())
+        Ok(slot)
+    }
+
+    /// A request that was noted in this slot is not to be counted.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.requests.take(slot, 1);
     }
 
     /// A request is over.

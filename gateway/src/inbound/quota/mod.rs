@@ -9,7 +9,8 @@
 //! reserves what the model's context holds, or what is left of the quota if that is less; an answer that ends there ends with
 //! LENGTH and says that the quota was reached. A caller pays what its `usage` says; for an answer that it leaves, what
 //! came until then, and for one that it leaves before it began (or whose deadline passes there), the prompt, once that is
-//! on its way to the model. What the mesh could not begin costs nothing. Moderation is a request, of the policy as if that
+//! on its way to the model. What the mesh could not begin costs nothing, and is no request where there was no room or nobody to
+//! answer it: who comes back when he was told to must not find his requests used up. Moderation is a request, of the policy as if that
 //! were a model, and of no tokens.
 //!
 //! A gateway keeps accounts in its own memory: of several, each grants the limits.
@@ -112,8 +113,8 @@ impl Quotas {
         let account = self.account(key)?;
         let limits = table.of(&account.key.tenant, model);
         let begun = account.lock().begin(&limits, Instant::now());
-        begun.map_err(|refusal| self.refused(&account.key, refusal))?;
-        Ok(Lease::new(self.clone(), account))
+        let noted = begun.map_err(|refusal| self.refused(&account.key, refusal))?;
+        Ok(Lease::new(self.clone(), account, noted))
     }
 
     fn reserve(&self, account: &Shared, wish: Wish) -> Result<u64, Error> {

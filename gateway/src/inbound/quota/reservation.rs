@@ -10,7 +10,11 @@ use futures::{Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Quotas, Shared, account::Wish, window::Window};
+use super::{
+    Quotas, Shared,
+    account::Wish,
+    window::{Slot, Window},
+};
 use crate::{
     answer::{Event, FinishReason, Usage},
     error::{Error, Peer},
@@ -29,6 +33,8 @@ pub(crate) struct Lease {
 struct Held {
     quotas: Quotas,
     account: Arc<Shared>,
+    /// When it was counted.
+    noted: Slot,
 }
 
 impl Lease {
@@ -37,8 +43,16 @@ impl Lease {
     }
 
     /// Of an account in which the request was noted.
-    pub(super) fn new(quotas: Quotas, account: Arc<Shared>) -> Self {
-        Self { held: Some(Held { quotas, account }) }
+    pub(super) fn new(quotas: Quotas, account: Arc<Shared>, noted: Slot) -> Self {
+        Self { held: Some(Held { quotas, account, noted }) }
+    }
+
+    /// It is no request after all, for want of room or of anybody to answer it. To be said once.
+    pub(crate) fn waive_for(&self, error: &Error) {
+        let unserved = matches!(error, Error::NoRoom(_)) || error.code() == Code::Unavailable;
+        if let Some(held) = self.held.as_ref().filter(|_| unserved) {
+            held.account.lock().forget(held.noted);
+        }
     }
 
     /// Reserves tokens for a prompt, and for at least `least` and at most `most` tokens of answers to it.
@@ -46,7 +60,7 @@ impl Lease {
     /// # Errors
     /// There are not so many left.
     pub(crate) fn reserve(&self, prompt: u32, least: u64, most: u64) -> Result<Reservation, Error> {
-        let Some(Held { quotas, account }) = &self.held else { return Ok(Reservation { tokens: None }) };
+        let Some(Held { quotas, account, .. }) = &self.held else { return Ok(Reservation { tokens: None }) };
         let prompt = u64::from(prompt);
         let wish = Wish { least: prompt + least, most: prompt + most };
         let reserved = quotas.reserve(account, wish)?;
