@@ -44,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) id: String,
     pub(crate) architecture: String,
     pub(crate) dtype: String,
+    /// Of keys and values: in another type they are others, and so may be the answer.
+    pub(crate) kv_dtype: String,
     pub(crate) device: String,
     pub(crate) context_length: u32,
     pub(crate) parameters: u64,
@@ -186,6 +188,7 @@ async fn account(
         id: info.model_id,
         architecture: info.architecture,
         dtype: info.dtype,
+        kv_dtype: info.kv_dtype,
         device: info.device,
         context_length: info.context_length,
         parameters: info.parameters,

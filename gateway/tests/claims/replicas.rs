@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
-use weft_proto::{common::v1::FinishReason, gateway::v1::GenerationOptions};
+use weft_proto::{
+    common::v1::FinishReason,
+    gateway::v1::{EmbedRequest, GenerationOptions},
+};
 use weft_runtime::status::{unavailable, with_reason};
 
 use crate::{
@@ -281,4 +284,63 @@ async fn the_gateway_is_ready_while_enough_replicas_are() {
     pair.kill(false);
     pair.fit(1.0).await;
     assert!(pair.front.gateway.context.health.is_serving(), "one is enough");
+}
+
+impl Pair {
+    /// Whether the first replica answers a prompt of eight tokens, of which those with the same salt have the cache.
+    async fn answered_by_first(&self, salt: &str) -> bool {
+        let options = GenerationOptions { cache_salt: Some(salt.to_owned()), ..GenerationOptions::default() };
+        let asking = self.front.asking(ask_with("what is there to know of looms and", options));
+        let (mut call, first) = self.call().await;
+        let load = || self.front.sum("weft_rpc_client_replica_in_flight{peer=\"inference\"");
+        assert!(load() >= 1.0);
+        call.start().await;
+        call.end().await;
+        asking.await.unwrap().unwrap().whole().await;
+        quiet().await;
+        assert!(load() == 0.0, "its stream has ended");
+        first
+    }
+
+    async fn embed(&self) {
+        let embed = EmbedRequest { model: String::new(), inputs: vec!["how are you".to_owned()] };
+        self.front.client.clone().embed(embed).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prompt_goes_where_its_beginning_is() {
+    let pair = Pair::with("[balance]\nblock_tokens = 4").await;
+    let mut homes = Vec::new();
+    for salt in ["a", "b", "c", "d", "e", "f"] {
+        let home = pair.answered_by_first(salt).await;
+        for _ in 0..4 {
+            assert_eq!(pair.answered_by_first(salt).await, home, "{salt}");
+        }
+        homes.push(home);
+    }
+    assert!(homes.contains(&true) && homes.contains(&false), "prompts are spread: {homes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_call_that_takes_long_is_made_twice_and_a_generation_is_not() {
+    let pair = Pair::with("[hedge]\nwindow = 16").await;
+    for _ in 0..16 {
+        pair.embed().await;
+    }
+    pair.front.inference.embed_takes(Duration::from_secs(20));
+    let began = Instant::now();
+    // One of two in turn has the slow replica first.
+    for _ in 0..2 {
+        pair.embed().await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(pair.front.sum("weft_gateway_hedges_total{service=\"inference\"") >= 1.0);
+
+    let asking = pair.front.asking(ask("tell me"));
+    let (mut call, _) = pair.call().await;
+    assert!(timeout(Duration::from_secs(20), pair.call()).await.is_err(), "nobody else is asked");
+    call.start().await;
+    call.end().await;
+    asking.await.unwrap().unwrap().whole().await;
 }

@@ -40,6 +40,8 @@ struct State {
     /// What the next calls are refused with, before anything else.
     refusals: Mutex<Vec<Status>>,
     embed: Mutex<Result<(), Status>>,
+    /// How long embedding takes.
+    embed_takes: Mutex<Duration>,
     fingerprint: Mutex<String>,
     adapters: Mutex<Vec<String>>,
 }
@@ -52,6 +54,7 @@ impl Default for Inference {
             arrived: AsyncMutex::new(arrived),
             refusals: Mutex::default(),
             embed: Mutex::new(Ok(())),
+            embed_takes: Mutex::default(),
             fingerprint: Mutex::new("same".to_owned()),
             adapters: Mutex::default(),
         };
@@ -88,6 +91,10 @@ impl Inference {
 
     pub(crate) fn refuse_embed(&self, refusal: Status) {
         *self.state.embed.lock().unwrap() = Err(refusal);
+    }
+
+    pub(crate) fn embed_takes(&self, time: Duration) {
+        *self.state.embed_takes.lock().unwrap() = time;
     }
 
     pub(crate) fn set_adapters(&self, names: &[&str]) {
@@ -212,6 +219,8 @@ impl InferenceService for Inference {
 
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
         self.state.embed.lock().unwrap().clone()?;
+        let takes = *self.state.embed_takes.lock().unwrap();
+        tokio::time::sleep(takes).await;
         let inputs = request.into_inner().inputs;
         let embeddings =
             inputs.iter().map(|input| Embedding { values: vec![input.token_ids.len() as f32] }).collect();
