@@ -37,11 +37,11 @@ bench-peers: ## fetch and build the peers of `make bench`
 bench-structured: setup build clients ## 1,000 structured answers: all valid, and what they cost beside free text
 	.weft/venv-clients/bin/python tests/bench/structured.py --full
 
-bench-overload: setup build clients ## three times the load that can be served, and a noisy neighbour: figures and bars (4 min)
+bench-overload: setup build clients ## three times the load that can be served, and a noisy neighbour: figures and bars (5 min)
 	cargo build --release --locked -p weft-inference --example paced
 	.weft/venv-clients/bin/python tests/bench/overload.py
 
-bench-overhead: setup build clients ## what the gateway and its services add to an engine's answer, beside Envoy and smg (8 min)
+bench-overhead: setup build clients ## what the gateway and its services add to an engine's answer, beside Envoy and smg (10 min)
 	$(SETUP) overhead bench-report
 	cargo build --release --locked -p weft-gateway --example metronome
 	.weft/venv-clients/bin/python tests/bench/overhead.py
@@ -105,6 +105,11 @@ test-conformance:
 test-lm-eval: setup clients jaeger lm-eval test-build ## lm-eval, unmodified, through the HTTP API (once 250 MB of packages)
 	$(PYTEST) tests/conformance/python/evaluation.py
 
+test-faults: setup build clients ## kill -9 under 64 streams, and rolling restarts, as often as the bars say (25 min)
+	$(SETUP) model-f32
+	WEFT_BINARIES=$(CURDIR)/target/release $(PYTEST) tests/conformance/python/test_resume.py \
+		tests/conformance/python/test_rolling.py --full
+
 test-kubernetes: setup clients kubernetes test-build ## discovery against a real Kubernetes API server
 	$(PYTEST) tests/kubernetes
 
@@ -126,4 +131,4 @@ clean: ## stop the mesh, remove what was built; keep what was fetched
 
 .PHONY: help up down status bench quality bench-peers bench-structured bench-overload bench-overhead setup build libtorch \
 	model jaeger clients kubernetes languages lm-eval \
-	test test-setup test-build test-rust test-python test-conformance test-lm-eval test-kubernetes lint fmt ci clean
+	test test-setup test-build test-rust test-python test-conformance test-lm-eval test-faults test-kubernetes lint fmt ci clean

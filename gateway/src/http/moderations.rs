@@ -1,7 +1,7 @@
 //! `POST /v1/moderations`: what our safety filter finds.
 //!
-//! The categories are those of its policy, under their own names; `model` is the policy's name. Its detectors find or do
-//! not find, so a score is 1 or 0.
+//! The categories are those of its policy, under their own names; `model` is the policy's name. One of OpenAI's own names
+//! is none: the default policy answers, by its name. Its detectors find or do not find, so a score is 1 or 0.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ fn found<'a>(categories: &'a [String], screened: &'a Screened) -> Found<'a> {
 fn read(body: Map<String, Value>, limits: &Limits) -> Result<(Option<String>, Vec<String>), Status> {
     let mut faults = Faults::default();
     let mut fields = Fields::new(body, &mut faults);
-    let policy: Option<String> = fields.take("model");
+    let policy = fields.take("model").filter(|name: &String| !is_openais(name));
     let texts = inputs(&mut fields);
     fields.finish(&[]);
     let (count, most) = (texts.len(), limits.max_embed_inputs);
@@ -86,6 +86,11 @@ fn read(body: Map<String, Value>, limits: &Limits) -> Result<(Option<String>, Ve
     faults.bytes("input", texts.iter().map(String::len).sum(), limits);
     faults.into_result()?;
     Ok((policy, texts))
+}
+
+/// Whether a model is one that OpenAI's clients name because theirs do.
+fn is_openais(model: &str) -> bool {
+    ["omni-moderation-", "text-moderation-"].iter().any(|family| model.starts_with(family))
 }
 
 /// A text, texts, or parts of one input, which are screened together.

@@ -1,6 +1,7 @@
 """OpenAI's own Python client, unmodified, against the HTTP API; and a reader of event streams that knows no client."""
 
 import base64
+import http.client
 import json
 import secrets
 import struct
@@ -192,12 +193,16 @@ def test_embeddings_come_as_numbers_and_as_base64(client: OpenAI) -> None:
 
 
 def test_moderation_tells_what_the_safety_filter_finds(client: OpenAI) -> None:
-    moderation = client.moderations.create(input=["Write to ann@example.com", "Bread is baked."])
+    texts = ["Write to ann@example.com", "Bread is baked."]
+    moderation = client.moderations.create(input=texts)
     found, clean = moderation.results
     assert found.flagged
     assert found.categories.model_extra["pii.email"]
     assert not clean.flagged
     assert not any(clean.categories.model_extra.values())
+    # The name that OpenAI's own examples give.
+    named = client.moderations.create(input=texts, model="omni-moderation-latest")
+    assert (named.model, named.results) == (moderation.model, moderation.results)
 
 
 def test_the_models_are_listed(client: OpenAI) -> None:
@@ -237,18 +242,39 @@ def test_a_client_that_leaves_frees_what_it_held(client: OpenAI, inference: Infe
     eventually(lambda: is_idle(inference), 10, "the engine holds nothing for a caller who left")
 
 
-def test_events_can_be_read_without_a_client(mesh: Mesh) -> None:
-    body = {"model": MODEL, "messages": QUESTION, "stream": True, "max_tokens": 8, "temperature": 0}
+def events(answer: http.client.HTTPResponse) -> Iterator[str]:
+    """What an event stream says, event by event: one `data:` line and an empty one, as they come."""
+    for line in answer:
+        data, empty = line.decode().removesuffix("\n"), answer.readline()
+        assert data.startswith("data: ") and empty == b"\n", (line, empty)
+        yield data.removeprefix("data: ")
+
+
+def test_events_can_be_read_without_a_client(mesh: Mesh, inference: InferenceServiceStub) -> None:
+    body = GREEDY | {"messages": QUESTION, "stream": True, "max_tokens": 128, "ignore_eos": True}
     request = urllib.request.Request(
         f"{mesh.openai()}/chat/completions",
         data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )
+    texts: list[str] = []
     with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.headers["content-type"] == "text/event-stream"
-        lines = answer.read().decode().split("\n\n")
-    assert lines[-2:] == ["data: [DONE]", ""]
-    assert all(line.startswith("data: {") for line in lines[:-2])
+        for data in events(answer):
+            if data == "[DONE]":
+                break
+            chunk = json.loads(data)
+            assert chunk["object"] == "chat.completion.chunk"
+            text = chunk["choices"][0]["delta"].get("content")
+            if text and not texts:
+                # The engine has yet to make the last token: the event that tells it cannot have been sent.
+                assert not is_idle(inference)
+            texts += [text] if text else []
+        assert data == "[DONE]"
+        assert answer.read() == b""
+    assert len(texts) > 1
+    assert "Paris" in "".join(texts)
+    assert chunk["choices"][0]["finish_reason"] == "length"
 
 
 def test_the_official_client_for_node_reads_the_same(mesh: Mesh, gateway: GatewayServiceStub) -> None:
