@@ -5,7 +5,8 @@ through what may stand in front of it, in turn, by the same load generator on th
 difference of the medians of the turns. Two languages, each with a generator of its own: gRPC (directly, through Envoy
 as a plain proxy, through the whole mesh; `weft bench` asks), and OpenAI's HTTP (directly, through smg, through the
 whole mesh; `sse.py` asks). smg and Envoy forward what they are given; the mesh renders the conversation, turns text
-into tokens and back, and screens both. Processor time is that of all processes between the caller and the engine.
+into tokens and back, and screens both. Processor time is that of all processes between the caller and the engine, for
+each request at fixed rates: the higher the rate, the more is done at once for several.
 Writes `.weft/bench/overhead.md` and `overhead.png`, and ends with 1 where a bar is missed. Runs in the environment that
 `setup.py clients` makes: `make bench-overhead`.
 """
@@ -30,12 +31,14 @@ from places import HERE, OUT, ROOT
 BEAT_MS = 20
 TOKENS = 32
 CONCURRENCY = 8
-RATE = 10
+RATES = (10, 40)
 """Requests a second while processor time is measured."""
-SECONDS = 15
+ROUNDS = 2
+SECONDS = 8
 PROXIES = ROOT / ".weft" / "venv-overhead"
 DRAWS = OUT / "venv-report" / "bin" / "python"
 BARS = {"ttft_ms": 1.5, "itl_ms": 0.3}
+QUANTILES = ("p50", "p99")
 
 
 @dataclass
@@ -50,12 +53,16 @@ class Contender:
     over: str = ""
     """What it is compared with: the same engine, asked directly."""
     turns: list[dict[str, Any]] = field(default_factory=list)
-    cpu_ms: float = 0.0
-    """Of all processes on the way, for each request."""
+    rounds: dict[int, list[float]] = field(default_factory=lambda: {rate: [] for rate in RATES})
+    """Milliseconds of all processes on the way, for each request at a rate."""
 
     def median(self, what: str, quantile: str) -> float:
         """Of all turns, in milliseconds."""
         return statistics.median(turn[what][quantile] for turn in self.turns)
+
+    def cpu_ms(self, rate: int) -> float:
+        """Of all rounds."""
+        return statistics.median(self.rounds[rate])
 
 
 def closed(contender: Contender, requests: int) -> dict[str, Any]:
@@ -66,11 +73,11 @@ def closed(contender: Contender, requests: int) -> dict[str, Any]:
     return asyncio.run(load).figures()
 
 
-def paced_load(contender: Contender) -> int:
+def paced_load(contender: Contender, rate: int) -> int:
     """Requests at a fixed rate; gives how many there were."""
     if contender.target in ("inference", "gateway"):
-        return bench(contender, "--rate", str(RATE), "--duration", f"{SECONDS}s")["requests"]["total"]
-    return asyncio.run(sse.paced(contender.address, contender.target, RATE, SECONDS, TOKENS))
+        return bench(contender, "--rate", str(rate), "--duration", f"{SECONDS}s")["requests"]["total"]
+    return asyncio.run(sse.paced(contender.address, contender.target, rate, SECONDS, TOKENS))
 
 
 def bench(contender: Contender, *words: str) -> dict[str, Any]:
@@ -88,21 +95,35 @@ def bench(contender: Contender, *words: str) -> dict[str, Any]:
     return found
 
 
+def rotated(contenders: list[Contender], by: int) -> list[Contender]:
+    """The same in turn, beginning with another."""
+    first = by % len(contenders)
+    return contenders[first:] + contenders[:first]
+
+
 def measure(contenders: list[Contender], turns: int, requests: int) -> None:
-    """All turns, each time beginning with another contender."""
+    """How long the first token and the next ones take, in all turns."""
     for contender in contenders:
         closed(contender, CONCURRENCY)
     for turn in range(turns):
-        first = turn % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
+        for contender in rotated(contenders, turn):
             found = closed(contender, requests)
             contender.turns.append(found)
             ttft, itl = found["ttft_ms"], found["itl_ms"]
             print(f"  {contender.name:12} TTFT {ttft['p50']:.2f} ITL {itl['p50']:.2f} ms", flush=True)
-    for contender in contenders:
-        before = sum(map(paced.cpu_s, contender.pids))
-        requests = paced_load(contender)
-        contender.cpu_ms = 1e3 * (sum(map(paced.cpu_s, contender.pids)) - before) / requests
+
+
+def measure_cpu(contenders: list[Contender]) -> None:
+    """Processor time, in all rounds at each rate, of those who have processes on the way."""
+    between = [one for one in contenders if one.pids]
+    for turn in range(ROUNDS * len(RATES)):
+        rate = RATES[turn % len(RATES)]
+        for contender in rotated(between, turn):
+            before = sum(map(paced.cpu_s, contender.pids))
+            requests = paced_load(contender, rate)
+            spent = 1e3 * (sum(map(paced.cpu_s, contender.pids)) - before) / requests
+            contender.rounds[rate].append(spent)
+            print(f"  {contender.name:12} {rate} requests/s CPU {spent:.2f} ms", flush=True)
 
 
 @contextmanager
@@ -153,43 +174,68 @@ def added(contenders: list[Contender], what: str, quantile: str) -> dict[str, fl
 def markdown(contenders: list[Contender], turns: int) -> tuple[str, int]:
     """The report, and how many bars are missed."""
     about = machine.describe()
+    checks = bars(contenders)
     lines = [
         f"# What is added to an engine's answer (beat {BEAT_MS} ms, {TOKENS} tokens, {CONCURRENCY} at once)",
         "",
-        f"{about['cores']} cores of {about['cpu']}; load before {about['load_before']}; medians of {turns} turns; weft "
-        f"{about['versions']['weft']}. In milliseconds. The mesh tokenizes and screens; Envoy and smg forward.",
+        f"{about['cores']} cores of {about['cpu']}; load before {about['load_before']}; medians of {turns} turns, and "
+        f"of {ROUNDS} rounds of CPU for each request; weft {about['versions']['weft']}. In milliseconds. "
+        "The mesh tokenizes and screens; Envoy and smg forward.",
         "",
-        "![what is added](overhead.png)",
+        "A constant delay of every token shows in the first token's figure only; between tokens, p99 shows jitter.",
         "",
-        "| way | TTFT p50 | TTFT p99 | ITL p50 | ITL p99 | CPU for each request |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"![what is added, with the CPU at {RATES[0]}/s](overhead.png)",
+        "",
+        *ways(contenders),
+        "",
+        *differences(contenders),
+        "",
+        "| bar | value | at most | met |",
+        "|---|---:|---:|---|",
+        *(
+            f"| {what} | {value:.2f} | {most:.2f} | {'yes' if value <= most else '**no**'} |"
+            for what, value, most in checks
+        ),
     ]
-    for one in contenders:
-        cells = [one.median(what, quantile) for what in BARS for quantile in ("p50", "p99")]
-        cpu = f"{one.cpu_ms:.2f}" if one.pids else "-"
-        lines.append(f"| {one.name} | {' | '.join(f'{cell:.2f}' for cell in cells)} | {cpu} |")
-    lines += ["", "| added p50 | " + " | ".join(one.name for one in contenders if one.over) + " |"]
-    lines.append("|---" * (1 + sum(bool(one.over) for one in contenders)) + "|")
-    for what in BARS:
-        lines.append(f"| {what} | " + " | ".join(f"{it:.2f}" for it in added(contenders, what, "p50").values()) + " |")
-    lines += ["", "| bar | value | at most | met |", "|---|---:|---:|---|"]
-    checks = bars(contenders)
-    for what, value, most in checks:
-        lines.append(f"| {what} | {value:.2f} | {most:.2f} | {'yes' if value <= most else '**no**'} |")
     return "\n".join(lines) + "\n", sum(value > most for _, value, most in checks)
+
+
+def ways(contenders: list[Contender]) -> list[str]:
+    """A table of what was measured."""
+    titles = ["TTFT p50", "TTFT p99", "ITL p50", "ITL p99", *(f"CPU at {rate}/s" for rate in RATES)]
+    lines = [f"| way | {' | '.join(titles)} |", "|---" + "|---:" * len(titles) + "|"]
+    for one in contenders:
+        cells = [f"{one.median(what, quantile):.2f}" for what in BARS for quantile in QUANTILES]
+        cells += [f"{one.cpu_ms(rate):.2f}" if one.pids else "-" for rate in RATES]
+        lines.append(f"| {one.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def differences(contenders: list[Contender]) -> list[str]:
+    """A table of what is added."""
+    names = [one.name for one in contenders if one.over]
+    lines = [f"| added | {' | '.join(names)} |", "|---" + "|---:" * len(names) + "|"]
+    for what in BARS:
+        for quantile in QUANTILES:
+            cells = [f"{it:.2f}" for it in added(contenders, what, quantile).values()]
+            lines.append(f"| {what} {quantile} | {' | '.join(cells)} |")
+    return lines
 
 
 def bars(contenders: list[Contender]) -> list[tuple[str, float, float]]:
     """What is to be compared with what: the mesh with fixed bounds, and over HTTP with smg."""
     found = {what: added(contenders, what, "p50") for what in BARS}
-    cpu = {one.name: one.cpu_ms for one in contenders}
+    named = {one.name: one for one in contenders}
+    mesh, smg = named["weft http"], named["smg"]
+    adds = "that the mesh adds over"
     return [
-        *((f"{what} that the mesh adds over gRPC", found[what]["weft"], most) for what, most in BARS.items()),
+        *((f"{what} {adds} gRPC", found[what]["weft"], most) for what, most in BARS.items()),
+        *((f"{what} {adds} HTTP", found[what][mesh.name], most) for what, most in BARS.items()),
+        *((f"{what} {adds} HTTP, and smg", found[what][mesh.name], found[what][smg.name]) for what in BARS),
         *(
-            (f"{what} that the mesh adds over HTTP, and smg", found[what]["weft http"], found[what]["smg"])
-            for what in BARS
+            (f"CPU for each request over HTTP at {rate}/s, and smg's", mesh.cpu_ms(rate), smg.cpu_ms(rate))
+            for rate in RATES
         ),
-        ("CPU for each request over HTTP, and smg's", cpu["weft http"], cpu["smg"]),
     ]
 
 
@@ -220,10 +266,11 @@ def main() -> int:
             Contender("weft http", "metronome", front, between, "direct http"),
         ]
         measure(contenders, arguments.turns, arguments.requests)
+        measure_cpu(contenders)
     report, missed = markdown(contenders, arguments.turns)
     (OUT / "overhead.md").write_text(report)
     figures = {what: added(contenders, what, "p50") for what in BARS} | {
-        "cpu_ms": {one.name: one.cpu_ms for one in contenders if one.over}
+        "cpu_ms": {one.name: one.cpu_ms(RATES[0]) for one in contenders if one.over}
     }
     made = OUT / "overhead-figures.json"
     made.write_text(json.dumps(figures))
