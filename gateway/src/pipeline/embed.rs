@@ -16,7 +16,10 @@ use super::{
 use crate::{
     answer::{Findings, Usage},
     error::{Error, Failure},
-    inbound::admission::{Extent, Size},
+    inbound::{
+        admission::{Extent, Size},
+        quota::Lease,
+    },
     latency::Phase,
     request::Scope,
 };
@@ -68,6 +71,11 @@ impl Pipeline {
 
     async fn vectors(&self, scope: &Scope, model: &str, inputs: Inputs) -> Result<Embedded, Error> {
         let lease = self.enter(scope, model, None)?;
+        let vectors = self.vectors_within(scope, inputs, &lease).await;
+        vectors.inspect_err(|error| lease.waive_for(error))
+    }
+
+    async fn vectors_within(&self, scope: &Scope, inputs: Inputs, lease: &Lease) -> Result<Embedded, Error> {
         let size = inputs.size();
         let permit = self.admit(scope, None, size).await?;
         scope.latency.enter(Phase::Tokenizer);

@@ -11,8 +11,9 @@ pub(crate) const CLOSE: &str = "</tool_call>";
 /// What may stand between the parts of a call: a model that likes white space must not go on with it for ever.
 const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{0,16}";
 
-/// The schema of whatever arguments.
-const ANY_ARGUMENTS: &str = "{\"type\": \"object\"}";
+/// What models call the arguments of a call; Llama's, whose whole answer is the call, say `parameters`.
+const ARGUMENTS: &str = "arguments";
+const PARAMETERS: &str = "parameters";
 
 /// Where a request says it, in every API of ours.
 const FIELD: &str = "tool_choice";
@@ -51,34 +52,33 @@ pub(crate) fn constraint(choice: &ToolChoice, tools: &[Tool], faults: &mut Fault
 
 /// Makes the constraint of tools that may be called: text, and calls of these tools where the model marks them. `strict`
 /// are those whose arguments must keep to their schemas; at most one call is made if it is to be `alone`.
-///
-/// It is a Lark grammar in llguidance's dialect: `&` and `~` are said of regular expressions, and with a `suffix` the
-/// shortest text that ends with it is meant. What begins as JSON does is a call, too: so Llama's models make them.
 pub(crate) fn allowance(
     tools: &[Tool],
     strict: &[bool],
     alone: bool,
     faults: &mut Faults,
 ) -> Option<Constraint> {
-    let whatever = || serde_json::from_str(ANY_ARGUMENTS).ok();
-    let schemas: Option<Vec<(&str, Map<String, Value>)>> = tools
-        .iter()
-        .zip(strict)
-        .enumerate()
-        .map(|(index, (tool, strict))| {
-            let schema = if *strict { arguments(index, tool, faults) } else { whatever() };
-            Some((tool.name.as_str(), schema?))
-        })
-        .collect();
-    let schemas = schemas.filter(|schemas| !schemas.is_empty())?;
+    let whatever = || Map::from_iter([("type".to_owned(), json!("object"))]);
+    let mut schema_of = |index: usize, tool| match strict.get(index) {
+        Some(true) => arguments(index, tool, faults),
+        _ => Some(whatever()),
+    };
+    let schemas = tools.iter().enumerate().map(|(index, tool)| Some((&*tool.name, schema_of(index, tool)?)));
+    let schemas: Vec<(&str, Map<String, Value>)> = schemas.collect::<Option<_>>()?;
+    (!schemas.is_empty()).then(|| Constraint { form: Form::Lark(grammar(&schemas, alone)), field: "tools" })
+}
+
+/// Text and calls, in llguidance's dialect of Lark: `&` and `~` are said of regular expressions, and with a `suffix` the
+/// shortest text that ends with it is meant. What begins as JSON does is a call, too: so Llama's models make them.
+fn grammar(schemas: &[(&str, Map<String, Value>)], alone: bool) -> String {
     let part = |key| {
-        let mut schema = call_schema(schemas.clone(), key);
+        let mut schema = call_schema(schemas.to_vec(), key);
         schema["x-guidance"] = json!({ "whitespace_pattern": WHITESPACE });
         schema
     };
     let (call, other) = (part(ARGUMENTS), part(PARAMETERS));
     let calls = if alone { "SPACE" } else { "(next call)* TEXT" };
-    let grammar = format!(
+    format!(
         r#"start: TEXT_ONLY | first call {calls} | SPACE (named | otherwise) SPACE
 first[suffix="{OPEN}"]: BEGINNING
 next[suffix="{OPEN}"]: /(?s:.*)/
@@ -90,13 +90,8 @@ TEXT: /(?s:.*)/ & ~/(?s:.*){OPEN}(?s:.*)/
 TEXT_ONLY: BEGINNING & TEXT
 SPACE: /{WHITESPACE}/
 "#
-    );
-    Some(Constraint { form: Form::Lark(grammar), field: "tools" })
+    )
 }
-
-/// What models call the arguments of a call; Llama's, whose whole answer is the call, say `parameters`.
-const ARGUMENTS: &str = "arguments";
-const PARAMETERS: &str = "parameters";
 
 /// The schema of a tool's arguments.
 fn arguments(index: usize, tool: &Tool, faults: &mut Faults) -> Option<Map<String, Value>> {

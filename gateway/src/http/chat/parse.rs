@@ -165,8 +165,8 @@ fn allow(
     constraint: &mut Option<Constraint>,
 ) {
     if constraint.is_some() {
-        let rule = "is set; must not be beside tools that are `strict`, or of which one may be called at most, unless `tool_choice` is \"none\"";
-        fields.wrong("response_format", rule);
+        let rule = "is set; must not be beside tools that may be called and are `strict`, or one at most";
+        fields.wrong(RESPONSE_FORMAT, rule);
         return;
     }
     *constraint = tool_choice::allowance(tools, strict, one_call, fields.faults());

@@ -9,9 +9,9 @@
 //! reserves what the model's context holds, or what is left of the quota if that is less; an answer that ends there ends with
 //! LENGTH and says that the quota was reached. A caller pays what its `usage` says; for an answer that it leaves, what
 //! came until then, and for one that it leaves before it began (or whose deadline passes there), the prompt, once that is
-//! on its way to the model. What the mesh could not begin costs nothing, and is no request where there was no room or nobody to
-//! answer it: who comes back when he was told to must not find his requests used up. Moderation is a request, of the policy as if that
-//! were a model, and of no tokens.
+//! on its way to the model. What the mesh could not begin costs nothing. What it had no room for, or nobody to answer it, is
+//! not even a request: who comes back when he was told to must not find his requests used up. Moderation is a request, of
+//! the policy as if that were a model, and of no tokens.
 //!
 //! A gateway keeps accounts in its own memory: of several, each grants the limits.
 
