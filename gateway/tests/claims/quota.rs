@@ -103,6 +103,9 @@ async fn a_request_that_finds_no_room_or_nobody_is_none() {
     answer.whole().await;
     front.inference.refuse([Status::unavailable("on purpose")]);
     assert_eq!(front.chat(question(50)).await.err().unwrap().code(), Code::Unavailable);
+    front.inference.refuse_embed(Status::unavailable("on purpose"));
+    let embed = EmbedRequest { model: String::new(), inputs: vec!["how are you".to_owned()] };
+    assert_eq!(front.client.clone().embed(embed).await.unwrap_err().code(), Code::Unavailable);
 
     // One was answered; this is the second, and there is no third.
     let asking = front.asking(question(50));
